@@ -1,0 +1,237 @@
+"""Functions of numpy arrays: the namespace in which the rules compute arrays.
+
+Mostly numpy's own, under numpy's names. Added are the error function, which numpy lacks, the
+product of the chain rule, and the two directions of indexing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy import (
+    absolute,
+    arccos,
+    arcsin,
+    arctan,
+    arctan2,
+    broadcast_to,
+    concatenate,
+    cos,
+    cosh,
+    cumsum,
+    divide,
+    einsum,
+    exp,
+    expand_dims,
+    expm1,
+    flip,
+    hypot,
+    log,
+    log1p,
+    logaddexp,
+    matmul,
+    maximum,
+    minimum,
+    pad,
+    power,
+    reshape,
+    sin,
+    sinh,
+    sqrt,
+    squeeze,
+    stack,
+    take,
+    take_along_axis,
+    tan,
+    tanh,
+    transpose,
+    tril,
+    triu,
+    where,
+)
+from numpy.polynomial.chebyshev import chebval
+from numpy.typing import NDArray
+
+__all__ = [
+    "absolute",
+    "arccos",
+    "arcsin",
+    "arctan",
+    "arctan2",
+    "azmul",
+    "broadcast_to",
+    "concatenate",
+    "cos",
+    "cosh",
+    "cumsum",
+    "detached",
+    "divide",
+    "einsum",
+    "erf",
+    "erfc",
+    "exp",
+    "expand_dims",
+    "expm1",
+    "flip",
+    "getitem",
+    "hypot",
+    "log",
+    "log1p",
+    "logaddexp",
+    "matmul",
+    "max",
+    "maximum",
+    "min",
+    "minimum",
+    "pad",
+    "power",
+    "prod",
+    "reshape",
+    "scatter",
+    "sin",
+    "sinh",
+    "sqrt",
+    "squeeze",
+    "stack",
+    "sum",
+    "take",
+    "take_along_axis",
+    "tan",
+    "tanh",
+    "transpose",
+    "tril",
+    "triu",
+    "where",
+]
+
+Array = NDArray[Any]
+Axis = int | tuple[int, ...] | None
+
+
+# numpy's functions of these names add a microsecond of Python to what their ufuncs do.
+
+
+def sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+    return np.add.reduce(x, axis=axis, keepdims=keepdims)
+
+
+def prod(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+    return np.multiply.reduce(x, axis=axis, keepdims=keepdims)
+
+
+def max(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+    return np.maximum.reduce(x, axis=axis, keepdims=keepdims)
+
+
+def min(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+    return np.minimum.reduce(x, axis=axis, keepdims=keepdims)
+
+
+def azmul(g: Any, d: Any) -> Any:
+    """The product `g * d`, where zero times anything is zero."""
+    product = g * d
+    # The sum of squares is nan exactly if an element is: half the price of looking at each.
+    total = np.vdot(product, product)
+    return product if total == total else np.where(np.equal(g, 0), 0.0, product)
+
+
+def detached(x: Any) -> Any:
+    """x as a constant: an array has no history to forget."""
+    return x
+
+
+def getitem(x: Array, index: Any) -> Any:
+    return x[index]
+
+
+def scatter(g: Any, index: Any, shape: tuple[int, ...]) -> Array:
+    """An array of zeros to which `g` is added at `index`; repeated indices accumulate."""
+    result = np.zeros(shape, np.asarray(g).dtype)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts):
+        result[index] = g  # a view: no element is met twice
+    else:
+        np.add.at(result, index, g)
+    return result
+
+
+# Chebyshev coefficients, from interpolation in 50-digit arithmetic: of erf(x)/x on [0, 1] in the
+# variable 2x² - 1, and of (x + 1) exp(x²) erfc(x) on [0, ∞) in (x - 2.5)/(x + 2.5).
+# Largest relative error met: erf 3.3e-16, erfc 5.2e-16.
+_ERF = [
+    0.9754769393826541,
+    -0.14226120510371365,
+    0.010035582187599796,
+    -0.0005768764699767485,
+    2.741993125219606e-05,
+    -1.1043175507344507e-06,
+    3.8488755420345036e-08,
+    -1.1808582533875466e-09,
+    3.2334215826050907e-11,
+    -7.991015947004549e-13,
+    1.7990725113961456e-14,
+    -3.718635487818693e-16,
+    7.103599003714241e-18,
+]
+_ERFC = [
+    0.7639912664551598,
+    -0.22668588709797102,
+    0.022145211846553815,
+    0.008064183098648542,
+    -0.004034570727013601,
+    0.0007364259686819664,
+    -8.871925000882748e-06,
+    -2.0527358539706786e-05,
+    1.8343843159445818e-06,
+    6.203520591590429e-07,
+    -8.107271887057334e-08,
+    -2.429647726362604e-08,
+    2.8830270407004687e-09,
+    1.1647494383207832e-09,
+    -6.929366760316871e-11,
+    -6.009609950624446e-11,
+    -1.5117995441571183e-12,
+    2.934997263089758e-12,
+    3.950060682290734e-13,
+    -1.1352699541799262e-13,
+    -3.695618143653854e-14,
+    1.3986980764144386e-15,
+    2.4050440334394085e-15,
+    2.9749622941365363e-16,
+    -9.993929137424307e-17,
+    -3.661543994515416e-17,
+    -2.602601660233531e-19,
+    2.382843614419809e-18,
+]
+
+
+def _erf_inside(x: Array) -> Array:
+    """erf for |x| <= 1; other elements are computed as if they were 1."""
+    x = np.clip(x, -1.0, 1.0)
+    return x * chebval(2.0 * x * x - 1.0, _ERF)
+
+
+def _erfc_outside(x: Array) -> Array:
+    """erfc for x >= 0."""
+    x = np.minimum(x, 30.0)  # erfc(30) is 0 in float64; beyond it the map would meet inf/inf
+    # exp(-x²) with x² rounded would be off by x² roundings: split off a part whose square is exact.
+    high = x.astype(np.float32).astype(np.float64)
+    gauss = np.exp(-high * high) * np.exp((high - x) * (high + x))
+    return gauss * chebval((x - 2.5) / (x + 2.5), _ERFC) / (x + 1.0)
+
+
+def erf(x: Any) -> Any:
+    """The error function, elementwise, to full precision of the array's dtype."""
+    wide = np.asarray(x, np.float64)
+    size = np.abs(wide)
+    tail = np.copysign(1.0 - _erfc_outside(np.maximum(size, 1.0)), wide)
+    return np.where(size <= 1.0, _erf_inside(wide), tail).astype(np.asarray(x).dtype)
+
+
+def erfc(x: Any) -> Any:
+    """1 - erf(x), elementwise, without cancellation for large x."""
+    wide = np.asarray(x, np.float64)
+    outside = _erfc_outside(np.abs(wide))
+    value = np.where(wide > 0.5, outside, 1.0 - _erf_inside(wide))
+    return np.where(wide < -1.0, 2.0 - outside, value).astype(np.asarray(x).dtype)

@@ -1,0 +1,472 @@
+"""The computation graph: nodes, their order, and the backward sweep.
+
+A node is the result of one operation. It remembers what it was computed from (its operands) and,
+for each operand, the local derivative of its own value by that operand. The chain rule is then one
+line, `contribution = local * gradient`, applied to every node after all of its consumers, and this
+module is that line with its bookkeeping. It knows no mathematics: a local derivative is anything
+that can be multiplied by a gradient, and gradients are anything that can be added.
+
+Why an order is needed. In `b = a + a; c = b + b`, node `b` is used twice. A sweep that walks from
+`c` to `b` and straight on to `a`, once per use, hands on `b`'s gradient before it is complete, or
+hands it on twice. Visiting every node once, after all of its consumers, is right for every graph,
+and costs one visit per edge however many paths there are.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextvars import ContextVar
+from types import CodeType, FrameType, TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+# --- where a node was made, and whether it is recorded ---------------------------------------
+
+
+class Scope:
+    """A named region of a program, such as a layer or a time step; nodes made in it belong to it.
+
+    Scopes nest: `path` of the innermost reads `"mlp/layer1"`. `index` is the number of a repeated
+    region (the time step of an unrolled network), or None.
+    """
+
+    __slots__ = ("index", "name", "outer")
+
+    def __init__(self, name: str, index: int | None = None, outer: Scope | None = None) -> None:
+        self.name = name
+        self.index = index
+        self.outer = outer
+
+    @property
+    def path(self) -> str:
+        """The names from the outermost scope inwards, joined by `/`; empty at the top."""
+        if self.outer is None:
+            return ""
+        return f"{self.outer.path}/{self}" if self.outer.outer else str(self)
+
+    def __str__(self) -> str:
+        return self.name if self.index is None else f"{self.name}({self.index})"
+
+    def __repr__(self) -> str:
+        return f"Scope({self.path!r})"
+
+
+class Label:
+    """The name that was given to one node, with the scope in which the node was made."""
+
+    __slots__ = ("scope", "text")
+
+    def __init__(self, text: str, scope: Scope) -> None:
+        self.text = text
+        self.scope = scope
+
+
+class _Special:
+    """A state of recording that needs a closer look: not recording, or entered in a generator."""
+
+    __slots__ = ("frame", "scope")
+
+    def __init__(self, scope: Scope | None, frame: FrameType | None) -> None:
+        self.scope = scope
+        self.frame = frame
+
+
+ROOT = Scope("")
+
+# One variable says both where we are and whether operations are recorded, because every operation
+# asks. A ContextVar, so that threads and asyncio tasks do not disturb each other.
+_state: ContextVar[Scope | _Special] = ContextVar("tinygrad_bp_state", default=ROOT)
+current_state = _state.get
+
+_GENERATOR = 0x20 | 0x200  # CO_GENERATOR, CO_ASYNC_GENERATOR of the inspect module
+
+
+def resolve(state: Scope | _Special) -> Scope | None:
+    """The scope that an operation made now belongs to, or None when it is not to be recorded.
+
+    Raises:
+        RuntimeError: the state was set inside a generator that is suspended at a `yield`: it would
+            leak into code that never asked for it.
+    """
+    if isinstance(state, Scope):
+        return state
+    if state.frame is not None:
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame is not state.frame:
+            frame = frame.f_back
+        if frame is None:
+            code: CodeType = state.frame.f_code
+            raise RuntimeError(
+                f"the generator {code.co_name!r} is suspended at a yield inside a no_grad() or "
+                "scope() block, which would leak into its caller; close the block before yielding"
+            )
+    return state.scope
+
+
+class _Block:
+    """A `with` block that changes the state of recording, and puts it back."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def _scope(self, outer: Scope | None) -> Scope | None:
+        raise NotImplementedError
+
+    def __enter__(self) -> None:
+        self._outer = _state.get()
+        scope = self._scope(resolve(self._outer))
+        caller = sys._getframe(1)
+        in_generator = caller.f_code.co_flags & _GENERATOR
+        self._inner: Scope | _Special
+        if scope is not None and not in_generator:
+            self._inner = scope
+        else:
+            self._inner = _Special(scope, caller if in_generator else None)
+        _state.set(self._inner)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        in_order = _state.get() is self._inner
+        _state.set(self._outer)
+        if not in_order and error is None:
+            raise RuntimeError("no_grad() and scope() blocks were closed out of order")
+
+
+class no_grad(_Block):
+    """Within this block, or in a function decorated with it, operations are not recorded.
+
+    The results are constants: they require no gradient and remember nothing. The state is that of
+    the present thread and asyncio task alone. An operation that runs while a generator is suspended
+    inside such a block raises RuntimeError instead of being silently affected.
+
+    Example:
+        >>> x = Value(3.0)
+        >>> with no_grad():
+        ...     y = x * x
+        >>> y.requires_grad
+        False
+    """
+
+    __slots__ = ()
+
+    def _scope(self, outer: Scope | None) -> Scope | None:
+        return None
+
+    def __call__(self, function: _F) -> _F:
+        import functools
+        import inspect
+
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError("no_grad() cannot decorate a generator function; use it in its body")
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def unrecorded_coroutine(*args: Any, **kwargs: Any) -> Any:
+                with no_grad():
+                    return await function(*args, **kwargs)
+
+            return unrecorded_coroutine  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def unrecorded(*args: Any, **kwargs: Any) -> Any:
+            with no_grad():
+                return function(*args, **kwargs)
+
+        return unrecorded  # type: ignore[return-value]
+
+
+class scope(_Block):
+    """Nodes made within this block belong to the region `name` (of step `index`, if given)."""
+
+    __slots__ = ("index", "name")
+
+    def __init__(self, name: str, index: int | None = None) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"scope: name must be a str, got {type(name).__name__}")
+        self.name = name
+        self.index = index
+
+    def _scope(self, outer: Scope | None) -> Scope | None:
+        return None if outer is None else Scope(self.name, self.index, outer)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are being recorded here and now."""
+    return resolve(_state.get()) is not None
+
+
+# --- nodes --------------------------------------------------------------------------------------
+
+
+class _Mark:
+    """A unique value that says what it means."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+UNTRACKED: Any = _Mark("untracked")  # the rule of a node that no gradient reaches
+MORE: Any = _Mark("more")  # the second local derivative of a node with three operands or more
+
+
+class Node:
+    """One value of a computation, with the operation it came from.
+
+    Attributes:
+        rule: the operation, None for a leaf, `UNTRACKED` for a constant.
+        x, y: the first and second operand: nodes, or plain constants.
+        dx, dy: the local derivatives by them; None where no gradient flows.
+
+    Nearly all operations have one or two operands, so these live in slots: a tuple of operands and
+    one of derivatives would each cost as much as the arithmetic. With three operands or more `dy`
+    is `MORE` and `y` holds pairs (operand, local derivative) of the second onwards. Readers use
+    `operands`, `locals` and `parents`.
+    """
+
+    __slots__ = ("__weakref__", "_grad", "_place", "dx", "dy", "rule", "x", "y")
+
+    _grad: Any
+    _place: Scope | Label
+    rule: Any
+    x: Any
+    y: Any
+    dx: Any
+    dy: Any
+
+    @property
+    def operands(self) -> tuple[Any, ...]:
+        """What the node was computed from, in order: nodes and plain constants."""
+        if self.dy is MORE:
+            return (self.x, *(y for y, _ in self.y))
+        if self.x is None:
+            return ()
+        return (self.x,) if self.y is None else (self.x, self.y)
+
+    @property
+    def locals(self) -> tuple[Any, ...]:
+        """The derivative of the node by each of its `operands`; None where no gradient flows."""
+        if self.dy is MORE:
+            return (self.dx, *(dy for _, dy in self.y))
+        return (self.dx, self.dy)[: len(self.operands)]
+
+    @property
+    def parents(self) -> tuple[Node, ...]:
+        """The operands that a gradient flows to, in order; `a + a` has two."""
+        return tuple(
+            operand
+            for operand, local in zip(self.operands, self.locals, strict=True)
+            if local is not None
+        )
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a backward sweep gives this node a gradient."""
+        return self.rule is not UNTRACKED
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether the node was given, and not computed from tracked nodes."""
+        return self.rule is None or self.rule is UNTRACKED
+
+    @property
+    def label(self) -> str:
+        """The name given to this node; empty if it has none."""
+        place = self._place
+        return place.text if isinstance(place, Label) else ""
+
+    @label.setter
+    def label(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"label must be a str, got {type(text).__name__}")
+        self._place = Label(text, self.scope) if text else self.scope
+
+    @property
+    def scope(self) -> Scope:
+        """The region of the program in which the node was made."""
+        place = self._place
+        return place.scope if isinstance(place, Label) else place
+
+    def zero_grad(self) -> None:
+        """Forget the gradient: `grad` is None again, as before any sweep."""
+        self._grad = None
+
+    def _seed(self, gradient: Any) -> Any:
+        """The gradient that a sweep starts from at this node, checked."""
+        raise NotImplementedError
+
+
+# --- the order ----------------------------------------------------------------------------------
+
+
+def topological_order(root: Node) -> list[Node]:
+    """All nodes that a gradient of `root` reaches, every node after the nodes it was computed from.
+
+    Depth-first, operands from left to right, so the order depends on the graph alone. Iterative,
+    and linear in the number of edges: no graph is too deep. The root comes last.
+    """
+    return _search(root)[0]
+
+
+def _search(root: Node) -> tuple[list[Node], dict[Node, Any]]:
+    """The topological order, and a dict with every node of it as key (of value None)."""
+    order: list[Node] = []
+    found: dict[Node, Any] = {root: None}
+    path: list[Node] = []  # from the root to the node we are at
+    unseen_of: dict[Node, Iterator[tuple[Any, Any]]] = {}
+    place, push, pop = order.append, path.append, path.pop
+    node = root
+    while True:
+        if node.dx is not None:
+            x = node.x
+            if x not in found:
+                push(node)
+                found[x] = None
+                node = x
+                continue
+        if node.dy is not None:
+            if node.dy is MORE:
+                # Each operand is looked at once: the iterator is kept while we are below.
+                x = _next_unseen(unseen_of.setdefault(node, iter(node.y)), found)
+            else:
+                x = node.y if node.y not in found else None
+            if x is not None:
+                push(node)
+                found[x] = None
+                node = x
+                continue
+        place(node)
+        if not path:
+            return order, found
+        node = pop()
+
+
+def _next_unseen(pairs: Iterator[tuple[Any, Any]], found: dict[Node, Any]) -> Any:
+    for operand, local in pairs:
+        if local is not None and operand not in found:
+            return operand
+    return None
+
+
+# --- the sweep ----------------------------------------------------------------------------------
+
+
+class Edge(NamedTuple):
+    """One use of `parent` by a node: its local derivative, and what the sweep adds to the parent."""
+
+    parent: Any
+    local: Any
+    contribution: Any
+
+
+class Step(NamedTuple):
+    """One visit of the sweep: a node, its complete gradient, and what it hands to its parents."""
+
+    node: Any
+    gradient: Any
+    edges: tuple[Edge, ...]
+
+
+_Flight = tuple[dict[Node, Any], list[Node]]
+
+
+def _walk(root: Node, seed: Any, watched: bool) -> Generator[Step, None, _Flight]:
+    """The backward sweep. Returns every node's gradient, and the leaves; writes to no node.
+
+    Watched, it stops at every node to show it. Unwatched, it never yields, and so loses no time.
+    """
+    order, flight = _search(root)
+    flight[root] = seed
+    leaves: list[Node] = []
+    order.reverse()
+    for node in order:
+        g = flight[node]
+        dx, dy = node.dx, node.dy
+        if dx is not None:
+            x = node.x
+            cx = dx * g  # the chain rule
+            sofar = flight[x]
+            flight[x] = cx if sofar is None else sofar + cx
+        if dy is not None:
+            if dy is MORE:
+                cy = [None if local is None else local * g for _, local in node.y]
+                for (y, _), c in zip(node.y, cy, strict=True):
+                    if c is not None:
+                        sofar = flight[y]
+                        flight[y] = c if sofar is None else sofar + c
+            else:
+                y = node.y
+                cy = dy * g
+                sofar = flight[y]
+                flight[y] = cy if sofar is None else sofar + cy
+        elif node.rule is None:
+            leaves.append(node)
+        if watched:
+            shares = (cx if dx is not None else None,)
+            shares += tuple(cy) if dy is MORE else (cy if dy is not None else None,)
+            edges = zip(node.operands, node.locals, shares, strict=False)
+            yield Step(node, g, tuple(Edge(*edge) for edge in edges if edge[1] is not None))
+    return flight, leaves
+
+
+def sweep(root: Node, gradient: Any = None) -> Iterator[Step]:
+    """The backward sweep one node at a time, from the root to the leaves.
+
+    Yields a `Step` per node: the node, its complete gradient, and for each use of a parent the
+    local derivative and the contribution, `local * gradient`. Every `.grad` is left alone; it can
+    be paused for any time and abandoned anywhere.
+
+    Args:
+        root: the node whose derivatives are wanted.
+        gradient: the root's own gradient; 1 if root is a single number.
+
+    Raises:
+        ValueError: root does not require a gradient, or the gradient does not fit it.
+    """
+    return _walk(root, _checked_seed(root, gradient), watched=True)
+
+
+_commit_lock = threading.Lock()
+_set_grad = Node._grad.__set__  # type: ignore[attr-defined]
+
+
+def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> None:
+    """Sweep from `root` and commit the gradients: leaves accumulate, inner nodes are overwritten.
+
+    All arithmetic happens before the first write, and the writes are one call into C: Python
+    delivers an interrupt (Ctrl-C) before it or after it, never in the middle.
+    """
+    seed = _checked_seed(root, gradient)
+    try:
+        next(_walk(root, seed, watched=False))
+    except StopIteration as end:
+        flight, leaves = end.value
+    if leaves_only:
+        flight = {leaf: flight[leaf] for leaf in leaves}
+    with _commit_lock:
+        for leaf in leaves:
+            if leaf._grad is not None:
+                flight[leaf] = leaf._grad + flight[leaf]
+        deque(map(_set_grad, flight.keys(), flight.values()), 0)
+
+
+def _checked_seed(root: Node, gradient: Any) -> Any:
+    if not isinstance(root, Node):
+        raise TypeError(f"expected a Value or a Tensor, got {type(root).__name__}")
+    if not root.requires_grad:
+        raise ValueError(
+            "this node requires no gradient: it is a constant, was detached, or was computed "
+            "from constants or under no_grad()"
+        )
+    return root._seed(gradient)

@@ -1,0 +1,163 @@
+"""Feed-forward networks: `Linear` and `MLP` (curriculum sections A and B).
+
+The code has samples in rows, `(batch, features)`, and so `z = a W + b` with `W` of shape
+`(inputs, outputs)`; textbooks have columns, `z = W a + b`, with the transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_bp import rules
+from tinygrad_bp.array_rules import log_softmax, softmax
+from tinygrad_bp.nn import init
+from tinygrad_bp.nn.module import Module, named
+from tinygrad_bp.tensor import Tensor
+
+Activation = Callable[[Any], Any]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "identity": lambda x: x,
+    "sigmoid": rules.sigmoid,
+    "tanh": rules.tanh,
+    "relu": rules.relu,
+    "leaky_relu": rules.leaky_relu,
+    "elu": rules.elu,
+    "gelu": rules.gelu,
+    "silu": rules.silu,
+    "softplus": rules.softplus,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+}
+
+
+def activation_of(activation: str | Activation) -> Activation:
+    """An activation by its name, or the function itself.
+
+    Raises:
+        ValueError: there is no activation of this name.
+    """
+    if callable(activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {activation!r}")
+    return ACTIVATIONS[activation]
+
+
+class Linear(Module):
+    """The weighted input `z = x W + b`.
+
+    Args:
+        inputs, outputs: the numbers of features.
+        rng: a numpy Generator, or a seed.
+        initializer: how W starts, see `nn.init`.
+        bias: whether there is a b; it starts at zero.
+        dtype: float64 or float32.
+
+    Attributes:
+        W: shape (inputs, outputs).
+        b: shape (outputs,), or None.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rng: np.random.Generator | int,
+        initializer: init.Initializer = init.xavier,
+        bias: bool = True,
+        dtype: Any = np.float64,
+    ) -> None:
+        check_sizes(inputs=inputs, outputs=outputs)
+        weights = initializer(init.generator(rng), (inputs, outputs))
+        self.W = Tensor(weights, "W", dtype=dtype)
+        self.b = Tensor(np.zeros(outputs), "b", dtype=dtype) if bias else None
+
+    def forward(self, x: Any) -> Any:
+        """x of shape (..., inputs) to (..., outputs)."""
+        check_features(x, self.W.shape[0], "Linear")
+        product = x @ self.W
+        return product if self.b is None else product + self.b
+
+
+class MLP(Module):
+    """A multi-layer perceptron: layers l = 1 ... L of `zˡ = aˡ⁻¹ Wˡ + bˡ`, `aˡ = σˡ(zˡ)`.
+
+    The inner quantities are named `z1, a1, z2, ...`, and the parameters `W1, b1, W2, ...`.
+
+    Args:
+        sizes: the widths [N₀, N₁, ..., N_L], inputs first.
+        activations: one name (or function) for all layers but the last, which is then the
+            identity; or one per layer.
+        rng: a numpy Generator, or a seed.
+        initializer: how the weights start; He for relu and its kin, else Xavier, if not given.
+        dtype: float64 or float32.
+
+    Raises:
+        ValueError: there are fewer than two sizes, one is not positive, or the number of
+            activations is not that of the layers.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activations: str | Activation | Sequence[str | Activation] = "tanh",
+        *,
+        rng: np.random.Generator | int,
+        initializer: init.Initializer | None = None,
+        dtype: Any = np.float64,
+    ) -> None:
+        if len(sizes) < 2:
+            raise ValueError(f"sizes: expected at least inputs and outputs, got {list(sizes)}")
+        count = len(sizes) - 1
+        if isinstance(activations, str) or callable(activations):
+            activations = [activations] * (count - 1) + ["identity"]
+        if len(activations) != count:
+            raise ValueError(
+                f"activations: expected {count}, one per layer, got {len(activations)}"
+            )
+        rng = init.generator(rng)
+        self.activations = [activation_of(activation) for activation in activations]
+        self.layers = []
+        for i, activation in enumerate(activations):
+            start = initializer or (init.he if activation in _RECTIFIERS else init.xavier)
+            layer = Linear(sizes[i], sizes[i + 1], rng=rng, initializer=start, dtype=dtype)
+            layer.name = f"layer{i + 1}"
+            for parameter in layer.parameters():
+                parameter.label += str(i + 1)  # type: ignore[union-attr]
+            self.layers.append(layer)
+
+    def forward(self, x: Any) -> Any:
+        """x of shape (..., N₀) to (..., N_L)."""
+        a = x
+        for i, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True), 1):
+            z = named(layer(a), f"z{i}")
+            a = activation(z)
+            if a is not z:
+                named(a, f"a{i}")
+        return a
+
+
+_RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "silu")
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError for a number of features that is not a positive integer."""
+    for name, size in sizes.items():
+        if not isinstance(size, (int, np.integer)) or size < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+
+
+def check_features(x: Any, expected: int, what: str) -> None:
+    """Raise TypeError or ValueError where x cannot be multiplied by a matrix of `expected` rows."""
+    shape = getattr(x, "shape", None)
+    if shape is None:
+        raise TypeError(
+            f"{what}: expected a Tensor, Values or a numpy array, got {type(x).__name__}"
+        )
+    if len(shape) == 0 or shape[-1] != expected:
+        raise ValueError(f"{what}: expected (..., {expected}) features, got shape {tuple(shape)}")

@@ -1,0 +1,55 @@
+"""How weights start: functions of an explicit random generator and a shape.
+
+A shape is `(fan_in, fan_out)`: rows in, columns out, since the code multiplies `x @ W`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Initializer = Callable[[np.random.Generator, tuple[int, int]], NDArray[Any]]
+
+
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
+    """All zeros: for biases. Weights that start at zero stay equal to one another."""
+    return np.zeros(shape)
+
+
+def xavier(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[Any]:
+    """Uniform in ±sqrt(6 / (fan_in + fan_out)), for tanh and sigmoid (Glorot & Bengio 2010, (16))."""
+    bound = np.sqrt(6.0 / (shape[0] + shape[1]))
+    return rng.uniform(-bound, bound, shape)
+
+
+def he(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[Any]:
+    """Normal of variance 2 / fan_in, for relu (He et al. 2015, (10))."""
+    return rng.normal(0.0, np.sqrt(2.0 / shape[0]), shape)
+
+
+def orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[Any]:
+    """A random matrix with orthonormal rows or columns, whichever fit (Saxe et al. 2014).
+
+    Repeated multiplication by it neither shrinks nor grows a vector, so that gradients start out
+    surviving many steps of a recurrent network.
+    """
+    rows, columns = shape
+    q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
+    q = q * np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri 2007)
+    return q if rows >= columns else q.T
+
+
+def generator(rng: np.random.Generator | int) -> np.random.Generator:
+    """The generator, or a new one from a seed.
+
+    Raises:
+        TypeError: rng is neither; weights are never drawn from hidden global state.
+    """
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
+        return np.random.default_rng(int(rng))
+    raise TypeError(f"rng: expected a numpy Generator or an int seed, got {type(rng).__name__}")

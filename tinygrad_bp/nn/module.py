@@ -1,0 +1,146 @@
+"""`Module`: a plain object whose parameters can be found, saved and shown.
+
+There is no registration: a module's parameters are the tracked leaves among its attributes, and
+those of the modules among its attributes, in the order in which they were assigned.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinygrad_bp.graph import scope
+from tinygrad_bp.scalars import Values, values
+from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.value import Value
+
+Parameter = Tensor | Values | Value
+_M = TypeVar("_M", bound="Module")
+_T = TypeVar("_T")
+
+
+class Module:
+    """Something with parameters that computes an output from an input.
+
+    Write `__init__`, which assigns parameters and other modules to attributes, and `forward`.
+    Calling the module runs `forward` in a scope of the module's `name`, to which the nodes made
+    there belong.
+
+    Example:
+        >>> class Affine(Module):
+        ...     def __init__(self):
+        ...         self.a, self.b = Value(2.0), Value(1.0)
+        ...     def forward(self, x):
+        ...         return self.a * x + self.b
+        >>> Affine()(3.0).data
+        7.0
+    """
+
+    name: str = ""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the output. To be written by each module."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward()")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with scope(self.name or type(self).__name__.lower()):
+            return self.forward(*args, **kwargs)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The parameters with their names, such as `layers.0.W`; a shared one once, first name."""
+        seen: set[int] = set()
+        for name, parameter in _walk(self, ""):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield name, parameter
+
+    def parameters(self) -> list[Parameter]:
+        """The parameters: Tensors, or arrays of Values in the scalar view."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def zero_grad(self) -> None:
+        """Forget the gradient of every parameter."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """The numbers of every parameter by name, as copies."""
+        return {name: np.array(p.data) for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set every parameter to the numbers of its name.
+
+        Raises:
+            ValueError: a name is missing or unknown, or a shape differs; then nothing is set.
+        """
+        mine = dict(self.named_parameters())
+        missing, unknown = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
+        if missing or unknown:
+            raise ValueError(
+                f"state: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}"
+            )
+        arrays = {name: as_array(state[name], f"state[{name!r}]") for name in mine}
+        for name, parameter in mine.items():
+            expected = np.shape(parameter.data)
+            if arrays[name].shape != expected:
+                raise ValueError(
+                    f"state[{name!r}]: expected shape {expected}, got {arrays[name].shape}"
+                )
+        for name, parameter in mine.items():
+            parameter.data = arrays[name].item() if isinstance(parameter, Value) else arrays[name]
+
+    def scalar_view(self: _M) -> _M:
+        """A copy whose parameters are arrays of Values with the same numbers.
+
+        The same code then runs weight by weight: every product and sum is a node of its own.
+        """
+        twins = {id(p): _as_values(p) for p in self.parameters()}
+        return copy.deepcopy(self, twins)
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {tuple(np.shape(p.data))}" for name, p in self.named_parameters()]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+
+def _as_values(parameter: Parameter) -> Parameter:
+    if isinstance(parameter, Tensor):
+        return values(parameter.data, parameter.label)
+    return parameter
+
+
+def _walk(x: Any, name: str) -> Iterator[tuple[str, Parameter]]:
+    if isinstance(x, (Tensor, Value, Values)):
+        if x.is_leaf and x.requires_grad:
+            yield name, x
+        return
+    if isinstance(x, Module):
+        items = list(vars(x).items())
+    elif isinstance(x, dict):
+        items = [(str(key), value) for key, value in x.items()]
+    elif isinstance(x, (list, tuple)):
+        items = [(str(i), value) for i, value in enumerate(x)]
+    else:
+        return
+    for key, value in items:
+        yield from _walk(value, f"{name}.{key}" if name else key)
+
+
+def named(x: _T, name: str) -> _T:
+    """Give an inner quantity the name it has in the derivation (`z1`, `h(3)`), and return it.
+
+    Args:
+        x: a Value, a Tensor, or an array of Values, whose elements become `name[i, j]`.
+        name: the name.
+    """
+    if isinstance(x, Values):
+        for index in np.ndindex(x.shape):
+            x[index].label = f"{name}[{', '.join(map(str, index))}]"
+    elif isinstance(x, (Value, Tensor)):
+        x.label = name
+    else:
+        raise TypeError(f"named: expected a Value, a Tensor or Values, got {type(x).__name__}")
+    return x

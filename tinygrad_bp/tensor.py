@@ -1,0 +1,646 @@
+"""`Tensor`: an array that remembers how it was computed.
+
+The array interpreter of the rules. A node keeps the arrays it was computed from; its local
+derivatives are objects that hold them and do their work when the sweep multiplies them by a
+gradient. Broadcasting is undone in one place, in `_fit`.
+
+What a sweep needs cannot change under it. Arrays are copied on entry. A leaf's own array is handed
+out by `.data` to be written to, but never the one that a graph has recorded: then a fresh copy is
+(copy on access). A computed array is handed out read-only.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from tinygrad_bp import array_rules, arrays, rules
+from tinygrad_bp.array_rules import ArrayRule
+from tinygrad_bp.graph import (
+    MORE,
+    UNTRACKED,
+    Node,
+    Scope,
+    backward,
+    current_state,
+    resolve,
+)
+from tinygrad_bp.rules import Rule
+from tinygrad_bp.value import Value
+
+Array = NDArray[Any]
+
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+# Who may hold a leaf's array.
+_PRIVATE = 0  # this Tensor alone
+_EXPOSED = 1  # the user too, who may write to it
+_RECORDED = 2  # a graph too, which must not see it change
+
+
+def as_array(x: Any, what: str, dtype: DTypeLike | None = None) -> Array:
+    """A private copy of `x` as float32 or float64; integers are promoted to float64.
+
+    Raises:
+        TypeError: x is not made of real numbers, or dtype is not float32 or float64.
+    """
+    if isinstance(x, Node):
+        raise TypeError(f"{what}: expected numbers, got a {type(x).__name__}; use its .data")
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{what}: a masked array would lose its mask; fill it first")
+    array = np.array(x)
+    kind = array.dtype.kind
+    if kind in "iu":
+        array = array.astype(np.float64)
+    elif kind != "f" or array.dtype.newbyteorder("=") not in _DTYPES:
+        hint = ""
+        if kind == "O":
+            hint = "; for an array of Values use tb.values(...) or tb.stack(...) on Tensors"
+        raise TypeError(
+            f"{what}: expected float32, float64 or integers, got {_name_of(x, array)}{hint}"
+        )
+    if dtype is not None and np.dtype(dtype) not in _DTYPES:
+        raise TypeError(f"{what}: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    target = array.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+    return array.astype(target, order="C", copy=False)
+
+
+def _name_of(x: Any, array: Array) -> str:
+    return type(x).__name__ if array.ndim == 0 else f"an array of {array.dtype}"
+
+
+# --- local derivatives --------------------------------------------------------------------------
+
+
+class Local:
+    """The derivative of one operation by one operand, as a thing to multiply a gradient by.
+
+    For arrays it is the transposed Jacobian, which is never formed: `local * g` computes its
+    product with the gradient `g` of the result, in the shape and dtype of the operand.
+
+    Attributes:
+        rule: the operation.
+        index: which of its operands.
+        operands: the arrays (or plain numbers) it was computed from.
+        result: the array it gave.
+    """
+
+    __slots__ = ("index", "operands", "result", "rule")
+
+    def __init__(self, rule: Any, index: int, operands: Sequence[Any], result: Any) -> None:
+        self.rule = rule
+        self.index = index
+        self.operands = operands
+        self.result = result
+
+    @property
+    def name(self) -> str:
+        """What it is called: the operation and the operand, such as `tanh_dx`."""
+        return f"{self.rule.name}_d{'xyz'[self.index]}"
+
+    def __repr__(self) -> str:
+        return f"<local derivative {self.name}>"
+
+
+class Elementwise(Local):
+    """The derivative of an elementwise operation: an array of partials, broadcast like the data."""
+
+    __slots__ = ()
+
+    def partial(self) -> Any:
+        """The partial derivatives, one per element of the result (a number if all are equal)."""
+        partial = self.rule.partials[self.index]
+        if not callable(partial):
+            return partial
+        if self.rule.edges:
+            with np.errstate(all="ignore"):
+                return partial(arrays, *self.operands, self.result)
+        return partial(arrays, *self.operands, self.result)
+
+    def __mul__(self, g: Any) -> Any:
+        partial = self.partial()
+        if self.rule.singular:
+            with np.errstate(all="ignore"):
+                product = arrays.azmul(g, partial)
+        else:
+            product = g if type(partial) is float and partial == 1.0 else g * partial
+        return _fit(product, self.operands[self.index])
+
+
+class Structural(Local):
+    """The derivative of a structural operation: its named pullback."""
+
+    __slots__ = ("options", "parameters")
+
+    def __init__(
+        self,
+        rule: ArrayRule,
+        index: int,
+        operands: Sequence[Any],
+        result: Any,
+        parameters: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(rule, index, operands, result)
+        self.parameters = parameters
+        self.options = options
+
+    @property
+    def name(self) -> str:
+        """What the pullback is called, such as `matmul_dy`."""
+        pullbacks = self.rule.pullbacks
+        if self.rule.takes_sequence:
+            return f"{pullbacks[0].__name__}[{self.index}]"
+        return str(pullbacks[self.index].__name__)
+
+    def __mul__(self, g: Any) -> Any:
+        operands = self.operands
+        gradient = self.rule.pull(
+            arrays, self.index, g, self.result, operands, self.parameters, self.options
+        )
+        return _fit(gradient, operands[self.index])
+
+
+def _fit(g: Any, operand: Array) -> Any:
+    """A gradient in the shape and dtype of its operand: the one place that undoes broadcasting."""
+    if g.shape != operand.shape:
+        g = array_rules.sum_to(arrays, g, operand.shape)
+    return g if g.dtype == operand.dtype else g.astype(operand.dtype)
+
+
+# --- the interpreter ----------------------------------------------------------------------------
+
+
+def _apply_elementwise(rule: Rule, operands: tuple[Any, ...]) -> Any:
+    partials = rule.partials
+    data = [
+        x._read() if isinstance(x, Tensor) else _constant(x, rule.name, is_condition=p is None)
+        for x, p in zip(operands, partials, strict=True)
+    ]
+    if rule.edges:
+        with np.errstate(all="ignore"):
+            result = rule.value(arrays, *data)
+    else:
+        result = rule.value(arrays, *data)
+    scope = resolve(current_state())
+    if scope is not None:
+        locals_ = [
+            Elementwise(rule, i, data, result)
+            if isinstance(x, Tensor) and x.rule is not UNTRACKED and partials[i] is not None
+            else None
+            for i, x in enumerate(operands)
+        ]
+        if any(local is not None for local in locals_):
+            return _node(rule, operands, locals_, result, scope)
+    return _untracked(result)
+
+
+def _apply_structural(
+    rule: ArrayRule, operands: Sequence[Any], parameters: tuple[Any, ...], options: dict[str, Any]
+) -> Any:
+    data = [
+        x._read() if isinstance(x, Tensor) else as_array(_plain(x), rule.name) for x in operands
+    ]
+    parameters = tuple(_frozen(p) for p in parameters)
+    options = {name: _frozen(p) for name, p in options.items()}
+    with np.errstate(all="ignore"):
+        result = rule.apply(arrays, data, parameters, options)
+    scope = resolve(current_state())
+    if scope is not None:
+        locals_ = [
+            Structural(rule, i, data, result, parameters, options)
+            if isinstance(x, Tensor) and x.rule is not UNTRACKED
+            else None
+            for i, x in enumerate(operands)
+        ]
+        if any(local is not None for local in locals_):
+            return _node(rule, operands, locals_, result, scope)
+    return _untracked(result)
+
+
+def _node(
+    rule: Any, operands: Sequence[Any], locals_: list[Any], result: Any, scope: Scope
+) -> Tensor:
+    node: Tensor = object.__new__(Tensor)
+    node._array = result if isinstance(result, np.ndarray) else np.asarray(result)
+    node._holders = _RECORDED
+    node._grad = node._own_grad = None
+    node._place, node.rule = scope, rule
+    node.x, node.dx, node.y, node.dy = operands[0], locals_[0], None, None
+    if len(operands) == 2:
+        node.y, node.dy = operands[1], locals_[1]
+    elif len(operands) > 2:
+        node.y, node.dy = tuple(zip(operands[1:], locals_[1:], strict=True)), MORE
+    return node
+
+
+def _untracked(result: Any) -> Tensor:
+    node = Tensor.__new__(Tensor)
+    node._become_leaf(np.asarray(result), requires_grad=False)
+    node._holders = _RECORDED  # it may be a view of an operand's array
+    return node
+
+
+def _plain(x: Any) -> Any:
+    """`x` if it is of a kind that can meet a Tensor."""
+    if isinstance(x, Value):
+        raise TypeError(
+            "a Tensor and a Value do not mix: convert with tb.Tensor(value.data) or "
+            "tb.Value(tensor.item()), which start without history"
+        )
+    if hasattr(type(x), "_interpret") and not isinstance(x, Tensor):
+        raise TypeError(
+            "a Tensor and an array of Values do not mix: convert with tb.Tensor(values.data) or "
+            "tb.values(tensor.data), which start without history"
+        )
+    return x
+
+
+def _constant(x: Any, what: str, is_condition: bool = False) -> Any:
+    """A number or an array that meets a Tensor. Numbers take the Tensor's dtype, as in numpy."""
+    if type(x) is float:
+        return x
+    if isinstance(x, (int, float, np.floating, np.integer)) and not isinstance(x, bool):
+        return float(x)
+    _plain(x)
+    if is_condition:
+        condition = np.array(x)
+        if condition.dtype.kind not in "biuf":
+            raise TypeError(f"{what}: expected a condition, got an array of {condition.dtype}")
+        return condition != 0
+    return as_array(x, what)
+
+
+def _frozen(parameter: Any) -> Any:
+    """An argument that nobody else can change: arrays in it are copied."""
+    if isinstance(parameter, np.ndarray):
+        return parameter.copy()
+    if isinstance(parameter, list):
+        return np.array(parameter) if parameter and not _has_slices(parameter) else parameter[:]
+    if isinstance(parameter, tuple):
+        return tuple(_frozen(p) for p in parameter)
+    if isinstance(parameter, Node):
+        raise TypeError(f"expected plain numbers, got a {type(parameter).__name__}; use its .data")
+    return parameter
+
+
+def _has_slices(parameter: list[Any]) -> bool:
+    return any(isinstance(p, (slice, tuple, list)) for p in parameter)
+
+
+def _method(rule: Rule) -> Callable[..., Any]:
+    def operation(*operands: Any) -> Any:
+        return _apply_elementwise(rule, operands)
+
+    operation.__doc__ = rule.__doc__
+    return operation
+
+
+def _operator(rule: Rule, reflected: bool = False) -> Callable[[Any, Any], Any]:
+    def operation(x: Any, y: Any) -> Any:
+        return _apply_elementwise(rule, (y, x) if reflected else (x, y))
+
+    return operation
+
+
+def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def operation(x: Tensor, y: Any) -> Any:
+        if isinstance(y, Tensor):
+            return compare(x._array, y._array)
+        if not isinstance(y, (int, float, np.number, np.ndarray, list, tuple)):
+            return NotImplemented
+        return compare(x._array, _constant(y, "comparison"))
+
+    return operation
+
+
+class Tensor(Node):
+    """An array that remembers how it was computed, and so can say derivatives by its ancestors.
+
+    `Tensor(...)` is a tracked leaf: `backward()` of something computed from it fills its `grad`.
+    Numbers and numpy arrays that meet a Tensor are constants.
+
+    Args:
+        data: numbers, nested lists of them, or an array; copied. float32 and float64 are kept,
+            integers are promoted to float64.
+        label: a name to show in pictures and tables.
+        requires_grad: False for data, to which no gradient flows and for which none is computed.
+        dtype: float32 or float64, to convert to.
+
+    Raises:
+        TypeError: data is not made of real numbers (bool, str, None, complex and object are
+            refused), or dtype is another one.
+
+    Example:
+        >>> x = Tensor([1.0, 2.0, 3.0])
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        array([2., 4., 6.])
+    """
+
+    __slots__ = ("_array", "_holders", "_own_grad")
+
+    _array: Array
+    _holders: int
+    _own_grad: Array | None
+
+    __array_ufunc__ = None  # numpy arrays and scalars on the left leave the operator to Tensor
+
+    def __init__(
+        self,
+        data: ArrayLike,
+        label: str = "",
+        requires_grad: bool = True,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        self._become_leaf(as_array(data, "Tensor", dtype), requires_grad)
+        if label:
+            self.label = label
+
+    def _become_leaf(self, array: Array, requires_grad: bool) -> None:
+        self._array = array
+        self._holders = _PRIVATE
+        self._grad = self._own_grad = None
+        self._place = resolve(current_state()) or Scope("")
+        self.rule = None if requires_grad else UNTRACKED
+        self.x = self.dx = self.y = self.dy = None
+
+    # --- the array ------------------------------------------------------------------------------
+
+    def _read(self) -> Array:
+        """The array for an operation to record; from now on nobody may write to it."""
+        if self._holders != _RECORDED:
+            if self._holders == _EXPOSED:
+                exposed = self._array
+                self._array = exposed.copy()
+                exposed.setflags(write=False)  # a late write raises, instead of being lost
+            self._holders = _RECORDED
+        return self._array
+
+    def _replace(self, array: Array) -> None:
+        """Take `array`, which nobody else holds, as this leaf's data."""
+        self._array = array
+        self._holders = _PRIVATE
+
+    @property
+    def data(self) -> Array:
+        """The array. A leaf's can be written to and set; a computed one is read-only.
+
+        Writing never affects what was computed before: if a graph has recorded the array, a fresh
+        copy is handed out and used from then on. An array handed out earlier turns read-only when
+        the leaf is next used.
+        """
+        if not self.is_leaf:
+            view = self._array.view()
+            view.setflags(write=False)
+            return view
+        if self._holders == _RECORDED:
+            self._array = self._array.copy()
+        self._holders = _EXPOSED
+        return self._array
+
+    @data.setter
+    def data(self, data: ArrayLike) -> None:
+        if not self.is_leaf:
+            raise ValueError(
+                f"data: this Tensor was computed by {self.rule.name!r}; only a leaf's can be set"
+            )
+        if data is self._array:  # p.data -= ... ends with an assignment of the array to itself
+            return
+        array = as_array(data, "data", self._array.dtype)
+        if array.shape != self._array.shape:
+            raise ValueError(f"data: expected shape {self._array.shape}, got {array.shape}")
+        self._replace(array)
+
+    @property
+    def grad(self) -> Array | None:
+        """The gradient by this array, in its shape and dtype; None before any sweep.
+
+        It shares memory with nothing.
+        """
+        grad = self._grad
+        if grad is not None and grad is not self._own_grad:
+            # In a sweep, gradients may be views of one another; whoever looks gets a copy.
+            grad = np.array(grad)
+            self._grad = self._own_grad = grad
+        return grad  # type: ignore[no-any-return]
+
+    @grad.setter
+    def grad(self, grad: ArrayLike | None) -> None:
+        if grad is None or grad is self._own_grad:
+            self._grad = grad
+            return
+        array = as_array(grad, "grad", self._array.dtype)
+        if array.shape != self._array.shape:
+            raise ValueError(f"grad: expected shape {self._array.shape}, got {array.shape}")
+        self._grad = self._own_grad = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self._array.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._array.size
+
+    @property
+    def T(self) -> Tensor:
+        """The transpose: the axes in reverse order."""
+        return self.transpose()
+
+    def item(self) -> float:
+        """The number in an array of one element.
+
+        Raises:
+            ValueError: there is not exactly one element.
+        """
+        if self.size != 1:
+            raise ValueError(
+                f"only a Tensor of one element is a number; this has shape {self.shape}"
+            )
+        return float(self._array.reshape(()))
+
+    def __float__(self) -> float:
+        return self.item()
+
+    def __bool__(self) -> bool:
+        return self.item() != 0.0
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """The data, detached: a copy."""
+        return np.array(self._array, dtype)
+
+    def __array_function__(self, function: Any, *unused: Any) -> Any:
+        raise TypeError(
+            f"numpy.{function.__name__} does not take a Tensor: use tb.{function.__name__} if there "
+            "is one, or numpy on .data to leave the graph"
+        )
+
+    def __repr__(self) -> str:
+        label = f", label={self.label!r}" if self.label else ""
+        if self.size <= 12:
+            numbers = np.array2string(self._array, precision=4, separator=", ", prefix="Tensor(")
+        else:
+            numbers = f"shape={self.shape}"
+        dtype = "" if self.dtype == np.float64 else f", dtype={self.dtype}"
+        return f"Tensor({numbers}{dtype}{label})"
+
+    # --- derivatives ----------------------------------------------------------------------------
+
+    def backward(self, gradient: ArrayLike | None = None, *, leaves_only: bool = False) -> None:
+        """Compute the gradient of this Tensor by every tracked ancestor, into their `grad`.
+
+        Leaves accumulate over calls, so a second call doubles them; an inner node's `grad` is that
+        of the last call. A call that fails or is interrupted changes no gradient.
+
+        Args:
+            gradient: the gradient of some further quantity by this Tensor, in its shape; may be
+                left out for a single number, where it is 1.
+            leaves_only: leave the inner nodes' `grad` alone, and free their memory.
+
+        Raises:
+            ValueError: the Tensor requires no gradient, or has several elements and no gradient
+                was given, or the gradient's shape is another.
+        """
+        backward(self, gradient, leaves_only)
+
+    def detach(self) -> Tensor:
+        """A constant of the same values: no gradient flows through it."""
+        constant = _untracked(self._read())
+        constant._place = self._place
+        return constant
+
+    def _seed(self, gradient: Any) -> Any:
+        if gradient is None:
+            if self.size != 1:
+                raise ValueError(
+                    f"backward() of a Tensor of shape {self.shape} needs the gradient to start "
+                    "from: sum it to a number first, or pass an array of this shape"
+                )
+            return np.ones(self.shape, self.dtype)
+        seed = as_array(gradient, "gradient", self.dtype)
+        if seed.shape != self.shape:
+            raise ValueError(f"gradient: expected shape {self.shape}, got {seed.shape}")
+        return seed
+
+    # --- comparison by data, identity by hash ---------------------------------------------------
+
+    __hash__ = Node.__hash__
+
+    __eq__ = _comparison(operator.eq)  # type: ignore[assignment]
+    __ne__ = _comparison(operator.ne)  # type: ignore[assignment]
+    __lt__ = _comparison(operator.lt)
+    __le__ = _comparison(operator.le)
+    __gt__ = _comparison(operator.gt)
+    __ge__ = _comparison(operator.ge)
+
+    # --- copies ---------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.is_leaf:
+            raise TypeError(
+                "a Tensor with a history cannot be copied or pickled; use .detach() for its "
+                "numbers, or copy the leaves it was computed from"
+            )
+        return Tensor, (self._array.copy(), self.label, self.requires_grad)
+
+    # --- operators ------------------------------------------------------------------------------
+
+    @staticmethod
+    def _interpret(
+        rule: Rule | ArrayRule,
+        operands: tuple[Any, ...],
+        parameters: tuple[Any, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> Any:
+        """Apply a rule to operands of which at least one is a Tensor."""
+        if isinstance(rule, Rule):
+            return _apply_elementwise(rule, operands)
+        return _apply_structural(rule, operands, parameters, options or {})
+
+    __add__ = _operator(rules.add)
+    __sub__ = _operator(rules.subtract)
+    __mul__ = _operator(rules.multiply)
+    __truediv__ = _operator(rules.divide)
+    __pow__ = _operator(rules.power)
+    __radd__ = _operator(rules.add, reflected=True)
+    __rsub__ = _operator(rules.subtract, reflected=True)
+    __rmul__ = _operator(rules.multiply, reflected=True)
+    __rtruediv__ = _operator(rules.divide, reflected=True)
+    __rpow__ = _operator(rules.power, reflected=True)
+    __neg__ = _method(rules.negative)
+    __abs__ = _method(rules.absolute)
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return _apply_structural(array_rules.matmul, (self, other), (), {})  # type: ignore[no-any-return]
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return _apply_structural(array_rules.matmul, (other, self), (), {})  # type: ignore[no-any-return]
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return _apply_structural(array_rules.getitem, (self,), (index,), {})  # type: ignore[no-any-return]
+
+    exp = _method(rules.exp)
+    log = _method(rules.log)
+    sqrt = _method(rules.sqrt)
+    tanh = _method(rules.tanh)
+    sigmoid = _method(rules.sigmoid)
+    relu = _method(rules.relu)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The sum over an axis, several, or all."""
+        return array_rules.sum(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The mean over an axis, several, or all."""
+        return array_rules.mean(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def var(self, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
+        """The variance over an axis, several, or all, divided by n - ddof."""
+        return array_rules.var(self, axis, ddof, keepdims)  # type: ignore[no-any-return]
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The largest element over an axis, several, or all; equal ones share the gradient."""
+        return array_rules.max(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The smallest element over an axis, several, or all; equal ones share the gradient."""
+        return array_rules.min(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The product over an axis, several, or all."""
+        return array_rules.prod(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements in another shape: `reshape(2, 3)` or `reshape((2, 3))`."""
+        return array_rules.reshape(self, shape[0] if len(shape) == 1 else shape)  # type: ignore[no-any-return]
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """The axes in another order, `transpose(1, 0)`; reversed, if none is given."""
+        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        return array_rules.transpose(self, order or None)  # type: ignore[no-any-return]

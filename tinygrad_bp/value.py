@@ -1,0 +1,387 @@
+"""`Value`: a float that remembers how it was computed.
+
+The scalar interpreter of the rules. An operation computes its value and its partial derivatives at
+once, as floats, and stores both in the new node, so nothing that happens to the operands later can
+change a gradient. Everything here is about doing that quickly and refusing what is not a number;
+the mathematics is in `rules`, the chain rule in `graph`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tinygrad_bp import floats, rules
+from tinygrad_bp.graph import (
+    MORE,
+    UNTRACKED,
+    Node,
+    Scope,
+    backward,
+    current_state,
+    resolve,
+)
+from tinygrad_bp.rules import Rule
+
+
+class _Unbounded(float):
+    """A local derivative that is infinite or nan. Zero times it is zero, by `azmul`.
+
+    An upstream gradient of exactly zero (a branch masked by `where`) must not turn into nan. Only
+    derivatives that are not finite need the care, so only they have a multiplication of their own.
+    """
+
+    __slots__ = ()
+
+    def __mul__(self, gradient: float) -> float:
+        return floats.azmul(gradient, float(self))
+
+    __rmul__ = __mul__
+
+
+def _number(x: Any, what: str) -> float:
+    """`x` as a float, if it is a real number."""
+    if type(x) is float:
+        return x
+    if isinstance(x, Real) and not isinstance(x, bool):
+        return float(x)
+    hint = ""
+    if hasattr(x, "__array__") or isinstance(x, (list, tuple)):
+        hint = "; for arrays use tb.Tensor(...), or tb.values(...) for an array of Values"
+    raise TypeError(f"{what}: expected a real number, got {type(x).__name__}{hint}")
+
+
+# --- the interpreter: a rule as a function of Values ---------------------------------------------
+
+
+def _unary(rule: Rule) -> Callable[[Value], Value]:
+    value, (partial,), singular = rule.value, rule.partials, rule.singular
+    if not callable(partial):
+        return _general(rule)
+    general = _general(rule)
+
+    def operation(x: Value) -> Value:
+        state = current_state()
+        if type(state) is not Scope or x.rule is UNTRACKED:
+            return general(x)
+        a = x._data
+        z = value(floats, a)
+        dx = partial(floats, a, z)
+        if singular and dx - dx != 0.0:
+            dx = _Unbounded(dx)
+        node = _Result()
+        node._data, node._grad, node._place, node.rule = z, None, state, rule
+        node.x, node.dx, node.y, node.dy = x, dx, None, None
+        return node
+
+    return operation
+
+
+def _binary(rule: Rule) -> Callable[[Value, Any], Any]:
+    """The operation of two operands, the first of which is a Value."""
+    value, (partial_x, partial_y), singular = rule.value, rule.partials, rule.singular
+    general = _general(rule)
+
+    def operation(x: Value, y: Any) -> Any:
+        state = current_state()
+        if (
+            type(state) is not Scope
+            or not isinstance(y, Value)
+            or x.rule is UNTRACKED
+            or y.rule is UNTRACKED
+        ):
+            return general(x, y)
+        a = x._data
+        b = y._data
+        z = value(floats, a, b)
+        dx = partial_x(floats, a, b, z)  # type: ignore[operator, misc]
+        dy = partial_y(floats, a, b, z)  # type: ignore[operator, misc]
+        if singular:
+            if dx - dx != 0.0:
+                dx = _Unbounded(dx)
+            if dy - dy != 0.0:
+                dy = _Unbounded(dy)
+        node = _Result()
+        node._data = z
+        node._grad = None
+        node._place = state
+        node.rule = rule
+        node.x = x
+        node.dx = dx
+        node.y = y
+        node.dy = dy
+        return node
+
+    def linear(x: Value, y: Any) -> Any:
+        state = current_state()
+        if (
+            type(state) is not Scope
+            or not isinstance(y, Value)
+            or x.rule is UNTRACKED
+            or y.rule is UNTRACKED
+        ):
+            return general(x, y)
+        node = _Result()
+        node._data = value(floats, x._data, y._data)
+        node._grad = None
+        node._place = state
+        node.rule = rule
+        node.x = x
+        node.dx = partial_x
+        node.y = y
+        node.dy = partial_y
+        return node
+
+    return operation if callable(partial_x) else linear
+
+
+def _general(rule: Rule) -> Callable[..., Any]:
+    """The operation of any number of operands, of which some may be plain numbers."""
+
+    def operation(*operands: Any) -> Any:
+        numbers = []
+        for operand, partial in zip(operands, rule.partials, strict=True):
+            number = _operand(operand, rule, is_condition=partial is None)
+            if number is NotImplemented:
+                return NotImplemented
+            numbers.append(number)
+        z = rule.value(floats, *numbers)
+        scope = resolve(current_state())
+        if scope is None:
+            return Value(z, requires_grad=False)
+        locals_ = [
+            _local(rule, partial, numbers, z) if _is_tracked(operand) else None
+            for operand, partial in zip(operands, rule.partials, strict=True)
+        ]
+        if all(local is None for local in locals_):
+            return Value(z, requires_grad=False)
+        node = _Result()
+        node._data, node._grad, node._place, node.rule = z, None, scope, rule
+        node.x, node.dx, node.y, node.dy = operands[0], locals_[0], None, None
+        if rule.arity == 2:
+            node.y, node.dy = operands[1], locals_[1]
+        elif rule.arity > 2:
+            node.y, node.dy = tuple(zip(operands[1:], locals_[1:], strict=True)), MORE
+        return node
+
+    return operation
+
+
+def _reflected(rule: Rule) -> Callable[[Value, Any], Any]:
+    general = _general(rule)
+
+    def operation(y: Value, x: Any) -> Any:
+        return general(x, y)
+
+    return operation
+
+
+def _operand(x: Any, rule: Rule, is_condition: bool) -> Any:
+    """The number that `rule` computes with; NotImplemented for a kind that has its own interpreter."""
+    if isinstance(x, Value):
+        return x._data
+    if hasattr(type(x), "_interpret"):
+        return NotImplemented
+    return bool(x) if is_condition else _number(x, rule.name)
+
+
+def _is_tracked(x: Any) -> bool:
+    return isinstance(x, Value) and x.rule is not UNTRACKED
+
+
+def _local(rule: Rule, partial: Any, numbers: list[float], z: float) -> float | None:
+    if not callable(partial):
+        return partial  # type: ignore[no-any-return]
+    local = partial(floats, *numbers, z)
+    return _Unbounded(local) if rule.singular and local - local != 0.0 else local
+
+
+def _comparison(compare: Callable[[float, float], bool]) -> Callable[[Value, Any], Any]:
+    def method(x: Value, y: Any) -> Any:
+        number = _operand(y, rules.subtract, is_condition=False)
+        return number if number is NotImplemented else compare(x._data, number)
+
+    return method
+
+
+class Value(Node):
+    """A float that remembers how it was computed, and so can say its derivative by its ancestors.
+
+    `Value(3.0)` is a tracked leaf: `backward()` of something computed from it fills its `grad`.
+    Numbers that meet a Value are constants.
+
+    Args:
+        data: a real number (int, float, numpy's real scalars); bool, str, None and complex are
+            refused.
+        label: a name to show in pictures and tables.
+        requires_grad: False for a constant, to which no gradient flows.
+
+    Raises:
+        TypeError: data is not a real number.
+
+    Example:
+        >>> a = Value(2.0)
+        >>> b = a * a + 3.0 * a
+        >>> b.backward()
+        >>> b.data, a.grad
+        (10.0, 7.0)
+    """
+
+    __slots__ = ("_data",)
+
+    _data: float
+
+    # numpy must not take an expression apart that has a Value on its right-hand side.
+    __array_ufunc__ = None
+
+    def __init__(self, data: float, label: str = "", requires_grad: bool = True) -> None:
+        self._data = _number(data, "Value")
+        self._grad: float | None = None
+        self._place = resolve(current_state()) or Scope("")
+        self.rule = None if requires_grad else UNTRACKED
+        self.x = self.dx = self.y = self.dy = None
+        if label:
+            self.label = label
+
+    # --- the number -----------------------------------------------------------------------------
+
+    @property
+    def data(self) -> float:
+        """The number. That of a leaf can be set; a later computation will use the new one."""
+        return self._data
+
+    @data.setter
+    def data(self, data: float) -> None:
+        if self.rule is not None and self.rule is not UNTRACKED:
+            raise ValueError(
+                f"data: this Value was computed by {self.rule.name!r}; only a leaf's data can be set"
+            )
+        self._data = _number(data, "data")
+
+    @property
+    def grad(self) -> float | None:
+        """The derivative of what `backward()` was called on by this value; None before any sweep."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, grad: float | None) -> None:
+        self._grad = None if grad is None else _number(grad, "grad")
+
+    def item(self) -> float:
+        """The number, as a Python float."""
+        return self._data
+
+    def __float__(self) -> float:
+        return self._data
+
+    def __repr__(self) -> str:
+        label = f", label={self.label!r}" if self.label else ""
+        grad = f", grad={self._grad:.6g}" if self._grad is not None else ""
+        return f"Value({self._data:.6g}{label}{grad})"
+
+    # --- derivatives ----------------------------------------------------------------------------
+
+    def backward(self, gradient: float | None = None, *, leaves_only: bool = False) -> None:
+        """Compute the derivative of this value by every tracked ancestor, into their `grad`.
+
+        Leaves accumulate over calls, so a second call doubles them; an inner node's `grad` is that
+        of the last call. A call that fails or is interrupted changes no gradient.
+
+        Args:
+            gradient: the derivative of some further quantity by this value; 1 if not given.
+            leaves_only: leave the inner nodes' `grad` alone.
+
+        Raises:
+            ValueError: the value requires no gradient.
+        """
+        backward(self, gradient, leaves_only)
+
+    def detach(self) -> Value:
+        """A constant of the same value: no gradient flows through it."""
+        return Value(self._data, self.label, requires_grad=False)
+
+    def _seed(self, gradient: Any) -> float:
+        return 1.0 if gradient is None else _number(gradient, "gradient")
+
+    # --- comparison by data, identity by hash ---------------------------------------------------
+
+    __hash__ = Node.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self._data == other._data if isinstance(other, Value) else self._data == other
+
+    __lt__ = _comparison(operator.lt)
+    __le__ = _comparison(operator.le)
+    __gt__ = _comparison(operator.gt)
+    __ge__ = _comparison(operator.ge)
+
+    def __bool__(self) -> bool:
+        return self._data != 0.0
+
+    # --- copies ---------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.is_leaf:
+            raise TypeError(
+                "a Value with a history cannot be copied or pickled; use .detach() for its number, "
+                "or copy the leaves it was computed from"
+            )
+        return Value, (self._data, self.label, self.requires_grad)
+
+    # --- operators ------------------------------------------------------------------------------
+
+    __add__ = _binary(rules.add)
+    __sub__ = _binary(rules.subtract)
+    __mul__ = _binary(rules.multiply)
+    __truediv__ = _binary(rules.divide)
+    __pow__ = _binary(rules.power)
+    __neg__ = _unary(rules.negative)
+    __abs__ = _unary(rules.absolute)
+
+    __radd__ = _reflected(rules.add)
+    __rsub__ = _reflected(rules.subtract)
+    __rmul__ = _reflected(rules.multiply)
+    __rtruediv__ = _reflected(rules.divide)
+    __rpow__ = _reflected(rules.power)
+
+    def __pos__(self) -> Value:
+        return self
+
+    exp = _unary(rules.exp)
+    log = _unary(rules.log)
+    sqrt = _unary(rules.sqrt)
+    tanh = _unary(rules.tanh)
+    sigmoid = _unary(rules.sigmoid)
+    relu = _unary(rules.relu)
+
+    @staticmethod
+    def _interpret(rule: Rule, operands: tuple[Any, ...]) -> Any:
+        """Apply an elementwise rule to operands of which at least one is a Value."""
+        if not isinstance(rule, Rule):
+            raise TypeError(
+                f"{rule.name} works on arrays: use a tb.Tensor, or tb.values(...) for an array of "
+                "Values"
+            )
+        method = _methods.get(rule)
+        if method is None:
+            makers = {1: _unary, 2: _binary}
+            method = _methods[rule] = makers.get(rule.arity, _general)(rule)
+        if not isinstance(operands[0], Value):
+            method = _general(rule)
+        return method(*operands)
+
+
+_methods: WeakKeyDictionary[Rule, Callable[..., Any]] = WeakKeyDictionary()
+
+
+class _Result(Value):
+    """A Value that was computed: a class of its own, to have no `__init__`, which costs time."""
+
+    __slots__ = ()
+    __init__ = object.__init__  # type: ignore[assignment]
+
+
+_Result.__name__ = _Result.__qualname__ = "Value"
