@@ -14,6 +14,7 @@ Matrix calculus: Giles 2008, "Collected matrix derivative results"; Petersen & P
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 M = Any  # a namespace of array functions
@@ -364,7 +365,7 @@ def cumsum(m: M, x: X, axis: int | None = None) -> X:
 
 
 def norm_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -> X:
-    """x/|x|; at the zero vector, where there is no derivative, 0 (the subgradient of least norm)."""
+    """x/|x|; at the zero vector, where there is none, 0: the least of the subgradients."""
     length = _restore(m, y, x, axis, keepdims)
     direction = m.where(length == 0, 0.0, m.divide(x, m.where(length == 0, 1.0, length)))
     return m.azmul(_restore(m, g, x, axis, keepdims), direction)
@@ -619,9 +620,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
     else:
         cuts = [0, *sections, length]
     before = (slice(None),) * (axis % len(x.shape))
-    return [
-        x[(*before, slice(start, stop))] for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
-    ]
+    return [x[(*before, slice(start, stop))] for start, stop in pairwise(cuts)]
 
 
 def one_hot(indices: Any, classes: int, dtype: Any = None) -> Any:

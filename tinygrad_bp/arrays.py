@@ -106,25 +106,25 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-Axis = int | tuple[int, ...] | None
+Axis = Any  # int, tuple of int, or None
 
 
 # numpy's functions of these names add a microsecond of Python to what their ufuncs do.
 
 
-def sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+def sum(x: Any, axis: Axis = None, keepdims: Any = False) -> Any:
     return np.add.reduce(x, axis=axis, keepdims=keepdims)
 
 
-def prod(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+def prod(x: Any, axis: Axis = None, keepdims: Any = False) -> Any:
     return np.multiply.reduce(x, axis=axis, keepdims=keepdims)
 
 
-def max(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+def max(x: Any, axis: Axis = None, keepdims: Any = False) -> Any:
     return np.maximum.reduce(x, axis=axis, keepdims=keepdims)
 
 
-def min(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+def min(x: Any, axis: Axis = None, keepdims: Any = False) -> Any:
     return np.minimum.reduce(x, axis=axis, keepdims=keepdims)
 
 

@@ -162,20 +162,22 @@ def _central(f: Callable[..., Any], leaves: list[Any]) -> list[NDArray[Any]]:
             arguments = [
                 _fresh(leaf, data if i == which else None) for i, leaf in enumerate(leaves)
             ]
-            return float(_one_number(f(*arguments)).item())
+            result: float = _one_number(f(*arguments)).item()
+            return result
 
     def slope(which: int, data: NDArray[Any], index: Any, h: float) -> float:
         up, down = data.copy(), data.copy()
         up[index] += h
         down[index] -= h
-        return (number(which, up) - number(which, down)) / (up[index] - down[index])
+        rise = number(which, up) - number(which, down)
+        return rise / float(up[index] - down[index])
 
     expected = []
     for which, leaf in enumerate(leaves):
         data = np.array(leaf.data)
         derivative = np.empty(data.shape)
         for index in np.ndindex(data.shape):
-            h = 1e-3 * max(1e-2, min(1.0, abs(data[index])))
+            h = 1e-3 * min(max(abs(float(data[index])), 1e-2), 1.0)
             wide, narrow = slope(which, data, index, h), slope(which, data, index, h / 2)
             derivative[index] = narrow + (narrow - wide) / 3.0
         expected.append(derivative)
@@ -190,7 +192,7 @@ def _complex_step(f: Callable[..., Any], leaves: list[Any]) -> list[NDArray[Any]
     h = 1e-150
     expected = []
     for leaf in mine:
-        nodes = list(leaf.flat) if isinstance(leaf, Values) else [leaf]
+        nodes: list[Any] = list(leaf.flat) if isinstance(leaf, Values) else [leaf]
         shape = np.shape(leaf.data)
         derivative = np.zeros(shape)
         flat = derivative.reshape(-1)
@@ -219,7 +221,7 @@ def _evaluate(order: list[Node], moved: Node, data: NDArray[Any]) -> Any:
 
 
 def _data(x: Any) -> Any:
-    return x.data if isinstance(x, Node) else x
+    return x.data if isinstance(x, (Value, Tensor)) else x
 
 
 def _again(node: Node, known: dict[Any, Any]) -> Any:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from math import atan as arctan
-from math import atan2 as arctan2
-from math import erf, erfc, hypot, inf, nan, tanh
+from math import atan as arctan, atan2 as arctan2, erf, erfc, hypot, inf, nan, tanh
 
 __all__ = [
     "absolute",

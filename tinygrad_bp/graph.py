@@ -363,7 +363,7 @@ def _next_unseen(pairs: Iterator[tuple[Any, Any]], found: dict[Node, Any]) -> An
 
 
 class Edge(NamedTuple):
-    """One use of `parent` by a node: its local derivative, and what the sweep adds to the parent."""
+    """One use of `parent` by a node: the local derivative, and what it adds to the parent."""
 
     parent: Any
     local: Any
@@ -438,7 +438,7 @@ def sweep(root: Node, gradient: Any = None) -> Iterator[Step]:
 
 
 _commit_lock = threading.Lock()
-_set_grad = Node._grad.__set__  # type: ignore[attr-defined]
+_set_grad = vars(Node)["_grad"].__set__  # the slot's own setter, in C
 
 
 def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> None:

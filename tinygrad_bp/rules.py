@@ -39,7 +39,7 @@ class Rule:
         value: the function `value(m, *operands)`.
         partials: per operand a function `partial(m, *operands, result)`, a number where the partial
             is constant, or None for an operand without derivative (a condition).
-        arity: the number of operands; `defaults` are those of the last ones, if they may be left out.
+        arity: the number of operands; `defaults` stand in for the last ones.
         singular: whether a partial can be infinite or nan. Zero times it is then zero.
         edges: whether value or partial may overflow, or meet a pole, on the way to a right answer.
         domain: per operand an interval inside the domain, away from its edges, to sample from.
@@ -120,9 +120,7 @@ RULES: dict[str, Rule] = {}
 
 def elementwise(
     dx: Partial,
-    dy: Partial = ...,  # type: ignore[assignment]
-    dz: Partial = ...,  # type: ignore[assignment]
-    *,
+    *more: Partial,
     domain: tuple[float, float] | tuple[tuple[float, float], ...] = SMOOTH,
     kinks: str = "",
     singular: bool = False,
@@ -134,14 +132,13 @@ def elementwise(
 
     The partials come in the order of the operands; `Rule` explains the rest.
     """
-    partials = tuple(partial for partial in (dx, dy, dz) if partial is not ...)
     domains = (domain,) if isinstance(domain[0], float) else domain
 
     def decorate(value: Callable[..., Any]) -> Rule:
         rule = Rule(
             value,
-            partials,
-            domain=domains,  # type: ignore[arg-type]
+            (dx, *more),
+            domain=domains,
             kinks=kinks,
             singular=singular,
             edges=edges or singular,
@@ -213,7 +210,7 @@ def power_dy(m: M, x: X, y: X, z: X) -> X:
     ),
 )
 def power(m: M, x: X, y: X) -> X:
-    """x to the power y; x**0 is 1 and has derivative 0 by x everywhere, 0**y has derivative 0 by y"""
+    """x to the power y; x**0 is 1 with derivative 0 by x everywhere, 0**y has derivative 0 by y"""
     return m.power(x, y)
 
 
@@ -542,5 +539,5 @@ def clip(m: M, x: X, low: X, high: X) -> X:
     kinks="none in x and y; no derivative by the condition",
 )
 def where(m: M, condition: X, x: X, y: X) -> X:
-    """x where the condition holds, else y; the side not chosen contributes no gradient, not even nan"""
+    """x where the condition holds, else y; the side not chosen gets gradient 0, and never nan"""
     return m.where(condition, x, y)

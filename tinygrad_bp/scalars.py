@@ -6,6 +6,9 @@ implementation: an elementwise rule is mapped over the elements, and a structura
 computed in a namespace where sums and products are those of Values.
 """
 
+# Values takes the place of what ndarray does to objects, with simpler signatures.
+# mypy: disable-error-code="override"
+
 from __future__ import annotations
 
 import functools
@@ -22,8 +25,11 @@ from tinygrad_bp.rules import Rule
 from tinygrad_bp.tensor import as_array
 from tinygrad_bp.value import Value
 
+# The elements are Values, which numpy's types cannot say.
+_ObjectArray = np.ndarray[Any, Any]
 
-class Values(np.ndarray[Any, np.dtype[np.object_]]):
+
+class Values(_ObjectArray):
     """An array of Values. Indexing down to one element gives the `Value` itself.
 
     It takes operators, `@`, indexing, reshaping, iteration, and the functions of `tb`. numpy's own
@@ -34,7 +40,7 @@ class Values(np.ndarray[Any, np.dtype[np.object_]]):
 
     # --- numbers of the elements ----------------------------------------------------------------
 
-    @property  # type: ignore[override]
+    @property
     def data(self) -> NDArray[np.float64]:
         """The numbers, as a new float64 array. Setting it sets every leaf's number."""
         return self._collect(lambda v: v.data)
@@ -156,35 +162,35 @@ class Values(np.ndarray[Any, np.dtype[np.object_]]):
         return super().__rpow__(_zero_dimensional(other))
 
     # As for a Tensor, `x += y` makes a new array: the old one may stand in a graph.
-    __iadd__, __isub__, __imul__, __itruediv__ = __add__, __sub__, __mul__, __truediv__  # type: ignore[assignment]
+    __iadd__, __isub__, __imul__, __itruediv__ = __add__, __sub__, __mul__, __truediv__
 
     # --- what ndarray would do to objects without derivatives -----------------------------------
 
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Any:  # type: ignore[override]
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Any:
         """The sum over an axis, several, or all."""
         return array_rules.sum(self, axis, keepdims)
 
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Any:  # type: ignore[override]
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Any:
         """The mean over an axis, several, or all."""
         return array_rules.mean(self, axis, keepdims)
 
-    def var(self, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> Any:  # type: ignore[override]
+    def var(self, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> Any:
         """The variance over an axis, several, or all, divided by n - ddof."""
         return array_rules.var(self, axis, ddof, keepdims)
 
-    def max(self, axis: Any = None, keepdims: bool = False) -> Any:  # type: ignore[override]
+    def max(self, axis: Any = None, keepdims: bool = False) -> Any:
         """The largest element over an axis, several, or all; equal ones share the gradient."""
         return array_rules.max(self, axis, keepdims)
 
-    def min(self, axis: Any = None, keepdims: bool = False) -> Any:  # type: ignore[override]
+    def min(self, axis: Any = None, keepdims: bool = False) -> Any:
         """The smallest element over an axis, several, or all; equal ones share the gradient."""
         return array_rules.min(self, axis, keepdims)
 
-    def prod(self, axis: Any = None, keepdims: bool = False) -> Any:  # type: ignore[override]
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Any:
         """The product over an axis, several, or all."""
         return array_rules.prod(self, axis, keepdims)
 
-    def cumsum(self, axis: Any = None) -> Any:  # type: ignore[override]
+    def cumsum(self, axis: Any = None) -> Any:
         """The running sum along an axis; of the flattened array without one."""
         return array_rules.cumsum(self, axis)
 
@@ -258,7 +264,7 @@ def values(data: ArrayLike, label: str = "", requires_grad: bool = True) -> Valu
         TypeError: data is not made of real numbers.
     """
     if isinstance(data, (list, tuple)) and _holds_values(data):
-        return _wrap(np.array(data, dtype=object))
+        return np.array(data, dtype=object).view(Values)
     numbers = as_array(data, "values")
     result = np.empty(numbers.shape, dtype=object)
     for index in np.ndindex(numbers.shape):

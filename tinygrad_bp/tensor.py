@@ -494,8 +494,8 @@ class Tensor(Node):
 
     def __array_function__(self, function: Any, *unused: Any) -> Any:
         raise TypeError(
-            f"numpy.{function.__name__} does not take a Tensor: use tb.{function.__name__} if there "
-            "is one, or numpy on .data to leave the graph"
+            f"numpy.{function.__name__} does not take a Tensor: use tb.{function.__name__} if "
+            "there is one, or numpy on .data to leave the graph"
         )
 
     def __repr__(self) -> str:
@@ -549,8 +549,8 @@ class Tensor(Node):
 
     __hash__ = Node.__hash__
 
-    __eq__ = _comparison(operator.eq)  # type: ignore[assignment]
-    __ne__ = _comparison(operator.ne)  # type: ignore[assignment]
+    __eq__ = _comparison(operator.eq)
+    __ne__ = _comparison(operator.ne)
     __lt__ = _comparison(operator.lt)
     __le__ = _comparison(operator.le)
     __gt__ = _comparison(operator.gt)

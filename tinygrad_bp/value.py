@@ -12,7 +12,6 @@ import operator
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from tinygrad_bp import floats, rules
 from tinygrad_bp.graph import (
@@ -57,13 +56,13 @@ def _number(x: Any, what: str) -> float:
 # --- the interpreter: a rule as a function of Values ---------------------------------------------
 
 
-def _unary(rule: Rule) -> Callable[[Value], Value]:
+def _unary(rule: Rule) -> Callable[[Value], Any]:
     value, (partial,), singular = rule.value, rule.partials, rule.singular
     if not callable(partial):
         return _general(rule)
     general = _general(rule)
 
-    def operation(x: Value) -> Value:
+    def operation(x: Value) -> Any:
         state = current_state()
         if type(state) is not Scope or x.rule is UNTRACKED:
             return general(x)
@@ -180,7 +179,7 @@ def _reflected(rule: Rule) -> Callable[[Value, Any], Any]:
 
 
 def _operand(x: Any, rule: Rule, is_condition: bool) -> Any:
-    """The number that `rule` computes with; NotImplemented for a kind that has its own interpreter."""
+    """The number to compute with; NotImplemented for a kind that has its own interpreter."""
     if isinstance(x, Value):
         return x._data
     if hasattr(type(x), "_interpret"):
@@ -257,13 +256,13 @@ class Value(Node):
     def data(self, data: float) -> None:
         if self.rule is not None and self.rule is not UNTRACKED:
             raise ValueError(
-                f"data: this Value was computed by {self.rule.name!r}; only a leaf's data can be set"
+                f"data: this Value was computed by {self.rule.name!r}; only a leaf's can be set"
             )
         self._data = _number(data, "data")
 
     @property
     def grad(self) -> float | None:
-        """The derivative of what `backward()` was called on by this value; None before any sweep."""
+        """The derivative by this value of what was swept; None before any sweep."""
         return self._grad
 
     @grad.setter
@@ -358,30 +357,30 @@ class Value(Node):
     relu = _unary(rules.relu)
 
     @staticmethod
-    def _interpret(rule: Rule, operands: tuple[Any, ...]) -> Any:
+    def _interpret(rule: Rule, operands: tuple[Any, ...], *unused: Any) -> Any:
         """Apply an elementwise rule to operands of which at least one is a Value."""
         if not isinstance(rule, Rule):
             raise TypeError(
                 f"{rule.name} works on arrays: use a tb.Tensor, or tb.values(...) for an array of "
                 "Values"
             )
+        if not isinstance(operands[0], Value):
+            return _general(rule)(*operands)
         method = _methods.get(rule)
         if method is None:
-            makers = {1: _unary, 2: _binary}
+            makers: dict[int, Callable[[Rule], Callable[..., Any]]] = {1: _unary, 2: _binary}
             method = _methods[rule] = makers.get(rule.arity, _general)(rule)
-        if not isinstance(operands[0], Value):
-            method = _general(rule)
         return method(*operands)
 
 
-_methods: WeakKeyDictionary[Rule, Callable[..., Any]] = WeakKeyDictionary()
+_methods: dict[Rule, Callable[..., Any]] = {}
 
 
 class _Result(Value):
     """A Value that was computed: a class of its own, to have no `__init__`, which costs time."""
 
     __slots__ = ()
-    __init__ = object.__init__  # type: ignore[assignment]
+    __init__ = object.__init__
 
 
 _Result.__name__ = _Result.__qualname__ = "Value"

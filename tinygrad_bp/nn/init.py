@@ -20,7 +20,7 @@ def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def xavier(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[Any]:
-    """Uniform in ±sqrt(6 / (fan_in + fan_out)), for tanh and sigmoid (Glorot & Bengio 2010, (16))."""
+    """Uniform in ±sqrt(6 / (fan_in + fan_out)), for tanh (Glorot & Bengio 2010, equation 16)."""
     bound = np.sqrt(6.0 / (shape[0] + shape[1]))
     return rng.uniform(-bound, bound, shape)
 

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygrad_bp import array_rules, rules
-from tinygrad_bp.graph import Node
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.value import Value
@@ -98,7 +97,7 @@ def cross_entropy(o: Any, y: Any, reduction: Reduction = "mean") -> Any:
     shape = _shape(o)
     if not isinstance(o, (Tensor, Values)) or not shape:
         raise TypeError(f"o: expected a Tensor or Values of shape (..., K), got {_kind(o)}")
-    y = np.asarray(y.data if isinstance(y, Node) else y)
+    y = np.asarray(y.data if isinstance(y, Tensor) else y)
     if y.dtype.kind in "iu" and y.shape == shape[:-1]:
         y = array_rules.one_hot(y, shape[-1], getattr(o, "dtype", None) or None)
     elif y.shape != shape:
@@ -147,7 +146,7 @@ def _reduce(losses: Any, reduction: Reduction, factor: float = 1.0) -> Any:
 
 
 def _same_shape(a: Any, y: Any) -> Any:
-    """The target, as numbers, after a look at its shape: a broadcast here is nearly always a bug."""
+    """The target, after a look at its shape: a broadcast here is nearly always a mistake."""
     if not isinstance(a, (Value, Tensor, Values)):
         raise TypeError(f"expected a Value, a Tensor or Values first, got {_kind(a)}")
     target = y if isinstance(y, (Value, Tensor, Values, float, int)) else np.asarray(y)
@@ -159,7 +158,7 @@ def _same_shape(a: Any, y: Any) -> Any:
 
 
 def _probabilities(x: Any, what: str) -> Any:
-    numbers = np.asarray(x.data if isinstance(x, (Node, Values)) else x, np.float64)
+    numbers = np.asarray(getattr(x, "data", x), np.float64)
     if np.any((numbers < 0.0) | (numbers > 1.0)):
         raise ValueError(
             f"{what}: expected numbers in [0, 1], got {numbers.min()} ... {numbers.max()}"

@@ -138,7 +138,8 @@ def named(x: _T, name: str) -> _T:
     """
     if isinstance(x, Values):
         for index in np.ndindex(x.shape):
-            x[index].label = f"{name}[{', '.join(map(str, index))}]"
+            element: Any = x[index]
+            element.label = f"{name}[{', '.join(map(str, index))}]"
     elif isinstance(x, (Value, Tensor)):
         x.label = name
     else:

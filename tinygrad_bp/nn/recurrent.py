@@ -53,7 +53,7 @@ class RNN(Module):
         self.activation = activation_of(activation)
 
     def forward(self, x: Any, h: Any) -> Any:
-        """The next state: x of shape (..., inputs) and h of shape (..., hidden) to (..., hidden)."""
+        """The next state, (..., hidden), of an input (..., inputs) and a state (..., hidden)."""
         check_features(x, self.U.shape[0], "RNN input")
         check_features(h, self.W.shape[0], "RNN state")
         return self.activation(named(x @ self.U + h @ self.W + self.b, "z"))
