@@ -290,8 +290,9 @@ def _compare(
             ok = ok and ratio <= 1.0
             if ratio > worst_ratio:
                 place = f"{name}[{', '.join(map(str, index))}]" if index else name
-                if isinstance(leaf, Values) and leaf[index].label:
-                    place = leaf[index].label
+                if isinstance(leaf, Values):
+                    element: Any = leaf[index]
+                    place = element.label or place
                 worst, worst_ratio = (place, got, want, error, allowed), ratio
     if worst is None:
         raise ValueError("inputs: expected at least one number, got empty arrays")

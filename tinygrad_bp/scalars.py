@@ -396,6 +396,8 @@ class _NamespaceType:
 
     def __getattr__(self, name: str) -> Any:
         rule = rules.RULES.get(name)
+        if name.startswith("__"):
+            raise AttributeError(name)
         if rule is None:
             raise TypeError(f"arrays of Values have no {name}; use a Tensor")
         return functools.partial(_mapped, rule)

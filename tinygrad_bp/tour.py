@@ -66,7 +66,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>tinygrad_bp: the tour</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
         color: #1a1a1a; background: #fff }}
 h1, h2 {{ line-height: 1.2 }}
 h2 {{ margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem }}
