@@ -114,7 +114,8 @@ def structural(
 
     def decorate(value: Callable[..., Any]) -> ArrayRule:
         rule = ArrayRule(value, pullbacks, takes_sequence)
-        ARRAY_RULES[rule.name] = rule
+        if ARRAY_RULES.setdefault(rule.name, rule) is not rule:
+            raise ValueError(f"there is a rule {rule.name!r} already; give this one another name")
         return rule
 
     return decorate

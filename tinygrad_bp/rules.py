@@ -145,7 +145,8 @@ def elementwise(
             analytic=analytic and not kinks,
             textbook=textbook if isinstance(textbook, tuple) else (textbook,),
         )
-        RULES[rule.name] = rule
+        if RULES.setdefault(rule.name, rule) is not rule:
+            raise ValueError(f"there is a rule {rule.name!r} already; give this one another name")
         return rule
 
     return decorate

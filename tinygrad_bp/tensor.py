@@ -22,6 +22,7 @@ from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.graph import (
     MORE,
+    ROOT,
     UNTRACKED,
     Node,
     Scope,
@@ -365,7 +366,7 @@ class Tensor(Node):
         self._array = array
         self._holders = _PRIVATE
         self._grad = self._own_grad = None
-        self._place = resolve(current_state()) or Scope("")
+        self._place = resolve(current_state()) or ROOT
         self.rule = None if requires_grad else UNTRACKED
         self.x = self.dx = self.y = self.dy = None
 

@@ -16,6 +16,7 @@ from typing import Any
 from tinygrad_bp import floats, rules
 from tinygrad_bp.graph import (
     MORE,
+    ROOT,
     UNTRACKED,
     Node,
     Scope,
@@ -239,7 +240,7 @@ class Value(Node):
     def __init__(self, data: float, label: str = "", requires_grad: bool = True) -> None:
         self._data = _number(data, "Value")
         self._grad: float | None = None
-        self._place = resolve(current_state()) or Scope("")
+        self._place = resolve(current_state()) or ROOT
         self.rule = None if requires_grad else UNTRACKED
         self.x = self.dx = self.y = self.dy = None
         if label:
