@@ -128,7 +128,8 @@ def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The axes of a reduction, as non-negative numbers."""
     if axis is None:
         return tuple(range(ndim))
-    return tuple(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
+    axes = (axis,) if isinstance(axis, int) else axis
+    return tuple(int(a) % ndim for a in axes)
 
 
 def _count(x: X, axis: Axis) -> int:
@@ -152,6 +153,8 @@ def sum_to(m: M, g: X, shape: tuple[int, ...]) -> X:
     extra = len(g.shape) - len(shape)
     if extra:
         g = m.sum(g, axis=tuple(range(extra)))
+    if g.shape == shape:
+        return g
     repeated = tuple(i for i, (n, big) in enumerate(zip(shape, g.shape, strict=True)) if n != big)
     return m.sum(g, axis=repeated, keepdims=True) if repeated else g
 
@@ -160,8 +163,17 @@ def sum_to(m: M, g: X, shape: tuple[int, ...]) -> X:
 
 
 def _swap_last(m: M, x: X) -> X:
+    if len(x.shape) == 2:
+        return m.transpose(x)
     axes = (*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2)
     return m.transpose(x, axes)
+
+
+def _rows(m: M, x: X) -> X:
+    """The rows of a stack of matrices, as one matrix."""
+    if len(x.shape) == 2:
+        return x
+    return m.reshape(x, (_count(x, tuple(range(len(x.shape) - 1))), x.shape[-1]))
 
 
 # A vector operand counts as a matrix of one row (on the left) or one column (on the right).
@@ -173,6 +185,8 @@ def matmul_dx(m: M, g: X, z: X, x: X, y: X) -> X:
     if len(x.shape) == 1:
         row = m.matmul(m.expand_dims(g, -2), _swap_last(m, y))
         return sum_to(m, m.squeeze(row, -2), x.shape)
+    if len(y.shape) == 2:
+        return m.reshape(m.matmul(_rows(m, g), m.transpose(y)), x.shape)
     return sum_to(m, m.matmul(g, _swap_last(m, y)), x.shape)
 
 
@@ -184,12 +198,16 @@ def matmul_dy(m: M, g: X, z: X, x: X, y: X) -> X:
     if len(y.shape) == 1:
         column = m.matmul(_swap_last(m, x), m.expand_dims(g, -1))
         return sum_to(m, m.squeeze(column, -1), y.shape)
+    if len(y.shape) == 2:  # the rows of all matrices of a stack are one matrix: one product
+        x, g = _rows(m, x), _rows(m, g)
     return sum_to(m, m.matmul(_swap_last(m, x), g), y.shape)
 
 
 @structural(matmul_dx, matmul_dy)
 def matmul(m: M, x: X, y: X) -> X:
     """x @ y: of vectors, matrices, and stacks of matrices"""
+    if len(x.shape) > 2 and len(y.shape) == 2:
+        return m.reshape(m.matmul(_rows(m, x), y), (*x.shape[:-1], y.shape[-1]))
     return m.matmul(x, y)
 
 
@@ -207,16 +225,13 @@ def einsum_dx(m: M, g: X, z: X, operands: Sequence[X], which: int, subscripts: s
     sizes = dict(zip(mine, shape, strict=True))
     axes = tuple(i for i, c in enumerate(letters) if c not in known)
     gradient = m.expand_dims(gradient, axes)
+    target = tuple(sizes[c] for c in letters)
+    narrow = tuple(1 if n == 1 else have for have, n in zip(gradient.shape, target, strict=True))
+    gradient = m.broadcast_to(sum_to(m, gradient, narrow), target)
     if len(letters) == len(mine):
-        return m.broadcast_to(sum_to(m, gradient, _narrow(gradient.shape, shape)), shape)
+        return gradient
     # A repeated index took a diagonal: the gradient stands on it, zeros elsewhere.
-    gradient = m.broadcast_to(gradient, tuple(sizes[c] for c in letters))
-    return scatter(gradient, _diagonal(mine, letters, sizes), shape)
-
-
-def _narrow(gradient: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The gradient's shape with length 1 where the operand was broadcast from length 1."""
-    return tuple(1 if n == 1 else have for have, n in zip(gradient, shape, strict=True))
+    return m.scatter(gradient, _diagonal(mine, letters, sizes), shape)
 
 
 def _diagonal(mine: str, letters: list[str], sizes: dict[str, int]) -> tuple[Any, ...]:
@@ -328,10 +343,11 @@ def min(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
 
 
 def prod_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -> X:
-    """The product of the others: y / x, or where an element is 0 each product on its own."""
+    """The product of the others: y / x, or where that is not accurate each product on its own."""
     g = _restore(m, g, x, axis, keepdims)
-    if not (x == 0).any():
-        return m.azmul(g, m.divide(_restore(m, y, x, axis, keepdims), x))
+    y = _restore(m, y, x, axis, keepdims)
+    if ((abs(y) > 1e-290) & (abs(y) < float("inf"))).all():
+        return m.azmul(g, m.divide(y, x))
     axes = _axes(axis, len(x.shape))
     kept = tuple(i for i in range(len(x.shape)) if i not in axes)
     forward = kept + axes
@@ -339,7 +355,7 @@ def prod_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -
     rows = m.reshape(moved, (*moved.shape[: len(kept)], 1, _count(x, axis)))
     others = m.prod(m.where(_identity(rows.shape[-1]), 1.0, rows), axis=-1)
     back = tuple(forward.index(i) for i in range(len(forward)))
-    return g * m.transpose(m.reshape(others, moved.shape), back)
+    return m.azmul(g, m.transpose(m.reshape(others, moved.shape), back))
 
 
 def _identity(n: int) -> Any:
@@ -375,7 +391,8 @@ def norm_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -
 @structural(norm_dx)
 def norm(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     """The Euclidean norm over an axis, several, or all; derivative 0 at the zero vector"""
-    return m.sqrt(m.sum(x * x, axis=axis, keepdims=keepdims))
+    total = m.sum(x * x, axis=axis, keepdims=keepdims)
+    return m.where(total == 0, 0.0, m.sqrt(total))
 
 
 # --- softmax and its family ---------------------------------------------------------------------
@@ -404,8 +421,8 @@ def logsumexp(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
 
 
 def softmax_dx(m: M, g: X, y: X, x: X, axis: Axis = -1) -> X:
-    weighted = g * y
-    return weighted - y * m.sum(weighted, axis=axis, keepdims=True)
+    weighted = m.azmul(g, y)
+    return weighted - m.azmul(m.sum(weighted, axis=axis, keepdims=True), y)
 
 
 @structural(softmax_dx)
@@ -416,7 +433,7 @@ def softmax(m: M, x: X, axis: Axis = -1) -> X:
 
 
 def log_softmax_dx(m: M, g: X, y: X, x: X, axis: Axis = -1) -> X:
-    return g - m.exp(y) * m.sum(g, axis=axis, keepdims=True)
+    return g - m.azmul(m.sum(g, axis=axis, keepdims=True), m.exp(y))
 
 
 @structural(log_softmax_dx)
@@ -564,8 +581,8 @@ def take(m: M, x: X, indices: Any, axis: int | None = None) -> X:
 def take_along_axis_dx(m: M, g: X, y: X, x: X, indices: Any, axis: int) -> X:
     import numpy as np
 
-    grid = list(np.ogrid[tuple(slice(n) for n in indices.shape)])
-    grid[axis % len(x.shape)] = indices
+    grid = list(np.ogrid[tuple(slice(n) for n in y.shape)])
+    grid[axis % len(x.shape)] = np.broadcast_to(indices, y.shape)
     return m.scatter(g, tuple(grid), x.shape)
 
 
@@ -587,6 +604,8 @@ def concatenate_dx(m: M, g: X, y: X, operands: Sequence[X], which: int, axis: in
 @structural(concatenate_dx, takes_sequence=True)
 def concatenate(m: M, operands: Sequence[X], axis: int = 0) -> X:
     """Arrays joined along an axis they have"""
+    if axis is None:
+        raise TypeError("concatenate: axis must be an int; reshape the arrays to flatten them")
     return m.concatenate(operands, axis)
 
 

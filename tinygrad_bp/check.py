@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp import arrays
-from tinygrad_bp.graph import UNTRACKED, Node, no_grad, topological_order
+from tinygrad_bp.graph import Node, no_grad, topological_order
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor
@@ -209,11 +209,11 @@ def _complex_step(f: Callable[..., Any], leaves: list[Any]) -> list[NDArray[Any]
 
 def _evaluate(order: list[Node], moved: Node, data: NDArray[Any]) -> Any:
     """The last node of `order`, computed anew with the complex `data` in the place of one leaf."""
-    known: dict[Any, Any] = {}
+    known: dict[Any, Any] = {moved: data}  # also where a rule claims to have no derivative by it
     for node in order:
         if node is moved:
-            known[node] = data
-        elif node.is_leaf:
+            continue
+        if node.is_leaf:
             known[node] = np.asarray(_data(node), complex)
         else:
             known[node] = _again(node, known)
@@ -226,10 +226,7 @@ def _data(x: Any) -> Any:
 
 def _again(node: Node, known: dict[Any, Any]) -> Any:
     rule = node.rule
-    operands = [
-        known[x] if isinstance(x, Node) and x.rule is not UNTRACKED else _data(x)
-        for x in node.operands
-    ]
+    operands = [known[x] if isinstance(x, Node) and x in known else _data(x) for x in node.operands]
     if isinstance(rule, Rule):
         if not rule.analytic:
             raise ValueError(f"complex step: {rule.name} is not analytic; use central differences")
@@ -285,7 +282,8 @@ def _compare(
             got, want = float(gradients[i][index]), float(expected[i][index])
             allowed = atol + rtol * abs(want)
             error = abs(got - want)
-            ratio = error / allowed if error == error else np.inf
+            ratio = 0.0 if error == 0.0 else error / allowed if allowed > 0.0 else np.inf
+            ratio = np.inf if error != error else ratio
             entries += 1
             ok = ok and ratio <= 1.0
             if ratio > worst_ratio:

@@ -14,10 +14,12 @@ and costs one visit per edge however many paths there are.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple, TypeVar
@@ -116,9 +118,15 @@ class _Block:
         raise NotImplementedError
 
     def __enter__(self) -> None:
+        if hasattr(self, "_inner"):
+            raise RuntimeError(
+                f"this {type(self).__name__}() block is entered already; make another"
+            )
         self._outer = _state.get()
         scope = self._scope(resolve(self._outer))
-        caller = sys._getframe(1)
+        caller: Any = sys._getframe(1)
+        while caller.f_code.co_filename == contextlib.__file__:  # an ExitStack's
+            caller = caller.f_back
         in_generator = caller.f_code.co_flags & _GENERATOR
         self._inner: Scope | _Special
         if scope is not None and not in_generator:
@@ -135,6 +143,7 @@ class _Block:
     ) -> None:
         in_order = _state.get() is self._inner
         _state.set(self._outer)
+        del self._inner
         if not in_order and error is None:
             raise RuntimeError("no_grad() and scope() blocks were closed out of order")
 
@@ -306,6 +315,10 @@ class Node:
         """The gradient that a sweep starts from at this node, checked."""
         raise NotImplementedError
 
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        """What the sums and products of a sweep are to be computed under."""
+        return nullcontext()
+
 
 # --- the order ----------------------------------------------------------------------------------
 
@@ -434,7 +447,18 @@ def sweep(root: Node, gradient: Any = None) -> Iterator[Step]:
     Raises:
         ValueError: root does not require a gradient, or the gradient does not fit it.
     """
-    return _walk(root, _checked_seed(root, gradient), watched=True)
+    steps = _walk(root, _checked_seed(root, gradient), watched=True)
+    return _each(steps, root._arithmetic)
+
+
+def _each(steps: Iterator[Step], arithmetic: Callable[[], Any]) -> Iterator[Step]:
+    # Not one `with` around all: it would reach into the code that the steps are yielded to.
+    while True:
+        with arithmetic():
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
 
 
 _commit_lock = threading.Lock()
@@ -449,12 +473,13 @@ def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> Non
     """
     seed = _checked_seed(root, gradient)
     try:
-        next(_walk(root, seed, watched=False))
+        with root._arithmetic():
+            next(_walk(root, seed, watched=False))
     except StopIteration as end:
         flight, leaves = end.value
     if leaves_only:
         flight = {leaf: flight[leaf] for leaf in leaves}
-    with _commit_lock:
+    with root._arithmetic(), _commit_lock:
         for leaf in leaves:
             if leaf._grad is not None:
                 flight[leaf] = leaf._grad + flight[leaf]

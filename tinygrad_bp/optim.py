@@ -36,6 +36,8 @@ class Optimizer:
             leaf = isinstance(p, (Tensor, Values, Value)) and p.is_leaf and p.requires_grad
             if not leaf:
                 raise TypeError(f"parameters[{i}]: expected a tracked leaf, got {type(p).__name__}")
+        if len({id(p) for p in self.parameters}) < len(self.parameters):
+            raise ValueError("parameters: one is given twice, and would be moved twice")
         self.lr = _positive(lr, "lr")
 
     def zero_grad(self) -> None:
@@ -127,14 +129,18 @@ def clip_grad_norm(parameters: Iterable[Any], max_norm: float) -> float:
     """
     _positive(max_norm, "max_norm")
     graded = [(p, g) for p in parameters if (g := _gradient(p)) is not None]
-    norm = float(np.sqrt(sum(float(np.sum(np.square(g))) for _, g in graded)))
+    largest = max((float(np.max(np.abs(g), initial=0.0)) for _, g in graded), default=0.0)
+    norm = largest  # 0, infinite or nan, if it stays so
+    if 0.0 < largest < np.inf:  # divided by it, no square overflows
+        squares = (np.sum(np.square(np.asarray(g, np.float64) / largest)) for _, g in graded)
+        norm = largest * float(np.sqrt(sum(squares)))
     if not np.isfinite(norm):
         raise ValueError(
             f"clip_grad_norm: the gradient's norm is {norm}; there is nothing to scale"
         )
     if norm > max_norm:
         for p, g in graded:
-            p.grad = g * (max_norm / norm)
+            p.grad = g / norm * max_norm
     return norm
 
 

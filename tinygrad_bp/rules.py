@@ -40,8 +40,6 @@ class Rule:
         partials: per operand a function `partial(m, *operands, result)`, a number where the partial
             is constant, or None for an operand without derivative (a condition).
         arity: the number of operands; `defaults` stand in for the last ones.
-        singular: whether a partial can be infinite or nan. Zero times it is then zero.
-        edges: whether value or partial may overflow, or meet a pole, on the way to a right answer.
         domain: per operand an interval inside the domain, away from its edges, to sample from.
         kinks: points where the derivative is chosen by convention, in words; the choice stands at
             the rule and is the same for numbers and arrays.
@@ -56,8 +54,6 @@ class Rule:
         *,
         domain: tuple[tuple[float, float], ...],
         kinks: str,
-        singular: bool,
-        edges: bool,
         analytic: bool,
         textbook: tuple[Callable[..., Any], ...],
     ) -> None:
@@ -70,8 +66,6 @@ class Rule:
         self.defaults = tuple(p.default for p in parameters if p.default is not p.empty)
         self.domain = domain * self.arity if len(domain) == 1 else domain
         self.kinks = kinks
-        self.singular = singular
-        self.edges = edges
         self.analytic = analytic
         self.textbook = textbook
         if len(partials) != self.arity or len(self.domain) != self.arity:
@@ -123,8 +117,6 @@ def elementwise(
     *more: Partial,
     domain: tuple[float, float] | tuple[tuple[float, float], ...] = SMOOTH,
     kinks: str = "",
-    singular: bool = False,
-    edges: bool = False,
     analytic: bool = True,
     textbook: Callable[..., Any] | tuple[Callable[..., Any], ...] = (),
 ) -> Callable[[Callable[..., Any]], Rule]:
@@ -140,8 +132,6 @@ def elementwise(
             (dx, *more),
             domain=domains,
             kinks=kinks,
-            singular=singular,
-            edges=edges or singular,
             analytic=analytic and not kinks,
             textbook=textbook if isinstance(textbook, tuple) else (textbook,),
         )
@@ -167,8 +157,7 @@ def subtract(m: M, x: X, y: X) -> X:
     return x - y
 
 
-# The partials of a product are infinite where an operand is: x * log(x), masked at 0.
-@elementwise(lambda m, x, y, z: y, lambda m, x, y, z: x, singular=True)
+@elementwise(lambda m, x, y, z: y, lambda m, x, y, z: x)
 def multiply(m: M, x: X, y: X) -> X:
     """x * y"""
     return x * y
@@ -178,7 +167,6 @@ def multiply(m: M, x: X, y: X) -> X:
     lambda m, x, y, z: m.divide(1.0, y),
     lambda m, x, y, z: m.divide(-z, y),
     domain=((-3.0, 3.0), (0.2, 4.0)),
-    singular=True,
     textbook=(lambda m, x, y, z: 1.0 / y, lambda m, x, y, z: -x / y**2),
 )
 def divide(m: M, x: X, y: X) -> X:
@@ -204,7 +192,6 @@ def power_dy(m: M, x: X, y: X, z: X) -> X:
     power_dx,
     power_dy,
     domain=((0.2, 3.0), (-2.0, 3.0)),
-    singular=True,
     textbook=(
         lambda m, x, y, z: y * x ** (y - 1),
         lambda m, x, y, z: z * m.log(x),
@@ -215,13 +202,13 @@ def power(m: M, x: X, y: X) -> X:
     return m.power(x, y)
 
 
-@elementwise(lambda m, x, y: 2.0 * x, singular=True)
+@elementwise(lambda m, x, y: 2.0 * x)
 def square(m: M, x: X) -> X:
     """x * x"""
     return x * x
 
 
-@elementwise(lambda m, x, y: m.divide(0.5, y), domain=POSITIVE, singular=True)
+@elementwise(lambda m, x, y: m.divide(0.5, y), domain=POSITIVE)
 def sqrt(m: M, x: X) -> X:
     """The square root; nan for x < 0"""
     return m.sqrt(x)
@@ -240,7 +227,7 @@ def absolute(m: M, x: X) -> X:
 @elementwise(
     lambda m, x, y, z: m.divide(x, z),
     lambda m, x, y, z: m.divide(y, z),
-    singular=True,
+    domain=((0.2, 3.0), (-3.0, 3.0)),
     analytic=False,
 )
 def hypot(m: M, x: X, y: X) -> X:
@@ -251,7 +238,6 @@ def hypot(m: M, x: X, y: X) -> X:
 @elementwise(
     lambda m, g, d, z: d,
     lambda m, g, d, z: g,
-    singular=True,
 )
 def azmul(m: M, g: X, d: X) -> X:
     """g * d where a zero g gives zero, whatever d is: the product of the chain rule
@@ -265,25 +251,25 @@ def azmul(m: M, g: X, d: X) -> X:
 # --- exponentials and logarithms ----------------------------------------------------------------
 
 
-@elementwise(lambda m, x, y: y, singular=True)
+@elementwise(lambda m, x, y: y)
 def exp(m: M, x: X) -> X:
     """e to the power x"""
     return m.exp(x)
 
 
-@elementwise(lambda m, x, y: m.exp(x), singular=True, textbook=lambda m, x, y: y + 1.0)
+@elementwise(lambda m, x, y: m.exp(x), textbook=lambda m, x, y: y + 1.0)
 def expm1(m: M, x: X) -> X:
     """exp(x) - 1, accurate near 0"""
     return m.expm1(x)
 
 
-@elementwise(lambda m, x, y: m.divide(1.0, x), domain=POSITIVE, singular=True)
+@elementwise(lambda m, x, y: m.divide(1.0, x), domain=POSITIVE)
 def log(m: M, x: X) -> X:
     """The natural logarithm; -inf at 0, nan for x < 0"""
     return m.log(x)
 
 
-@elementwise(lambda m, x, y: m.divide(1.0, 1.0 + x), domain=(-0.8, 3.0), singular=True)
+@elementwise(lambda m, x, y: m.divide(1.0, 1.0 + x), domain=(-0.8, 3.0))
 def log1p(m: M, x: X) -> X:
     """log(1 + x), accurate near 0"""
     return m.log1p(x)
@@ -297,7 +283,6 @@ def logistic(m: M, x: X) -> X:
 @elementwise(
     lambda m, x, y, z: logistic(m, x - y),
     lambda m, x, y, z: logistic(m, y - x),
-    edges=True,
     textbook=(lambda m, x, y, z: m.exp(x - z), lambda m, x, y, z: m.exp(y - z)),
 )
 def logaddexp(m: M, x: X, y: X) -> X:
@@ -308,19 +293,19 @@ def logaddexp(m: M, x: X, y: X) -> X:
 # --- trigonometric and hyperbolic ---------------------------------------------------------------
 
 
-@elementwise(lambda m, x, y: m.cos(x), edges=True)
+@elementwise(lambda m, x, y: m.cos(x))
 def sin(m: M, x: X) -> X:
     """The sine of x radians"""
     return m.sin(x)
 
 
-@elementwise(lambda m, x, y: -m.sin(x), edges=True)
+@elementwise(lambda m, x, y: -m.sin(x))
 def cos(m: M, x: X) -> X:
     """The cosine of x radians"""
     return m.cos(x)
 
 
-@elementwise(lambda m, x, y: 1.0 + y * y, domain=(-1.2, 1.2), singular=True)
+@elementwise(lambda m, x, y: 1.0 + y * y, domain=(-1.2, 1.2))
 def tan(m: M, x: X) -> X:
     """The tangent of x radians"""
     return m.tan(x)
@@ -330,9 +315,7 @@ def arcsin_dx(m: M, x: X, y: X) -> X:
     return m.divide(1.0, m.sqrt((1.0 - x) * (1.0 + x)))
 
 
-@elementwise(
-    arcsin_dx, domain=UNIT, singular=True, textbook=lambda m, x, y: 1.0 / m.sqrt(1.0 - x**2)
-)
+@elementwise(arcsin_dx, domain=UNIT, textbook=lambda m, x, y: 1.0 / m.sqrt(1.0 - x**2))
 def arcsin(m: M, x: X) -> X:
     """The inverse sine, in radians; nan for |x| > 1"""
     return m.arcsin(x)
@@ -341,7 +324,6 @@ def arcsin(m: M, x: X) -> X:
 @elementwise(
     lambda m, x, y: -arcsin_dx(m, x, y),
     domain=UNIT,
-    singular=True,
     textbook=lambda m, x, y: -1.0 / m.sqrt(1.0 - x**2),
 )
 def arccos(m: M, x: X) -> X:
@@ -349,7 +331,7 @@ def arccos(m: M, x: X) -> X:
     return m.arccos(x)
 
 
-@elementwise(lambda m, x, y: m.divide(1.0, 1.0 + x * x), edges=True)
+@elementwise(lambda m, x, y: m.divide(1.0, 1.0 + x * x))
 def arctan(m: M, x: X) -> X:
     """The inverse tangent, in radians"""
     return m.arctan(x)
@@ -359,7 +341,6 @@ def arctan(m: M, x: X) -> X:
     lambda m, x, y, z: m.divide(m.divide(y, m.hypot(x, y)), m.hypot(x, y)),
     lambda m, x, y, z: -m.divide(m.divide(x, m.hypot(x, y)), m.hypot(x, y)),
     domain=((-3.0, 3.0), (0.2, 3.0)),
-    singular=True,
     analytic=False,
     textbook=(
         lambda m, x, y, z: y / (x**2 + y**2),
@@ -371,21 +352,21 @@ def arctan2(m: M, x: X, y: X) -> X:
     return m.arctan2(x, y)
 
 
-@elementwise(lambda m, x, y: m.cosh(x), singular=True)
+@elementwise(lambda m, x, y: m.cosh(x))
 def sinh(m: M, x: X) -> X:
     """The hyperbolic sine"""
     return m.sinh(x)
 
 
-@elementwise(lambda m, x, y: m.sinh(x), singular=True)
+@elementwise(lambda m, x, y: m.sinh(x))
 def cosh(m: M, x: X) -> X:
     """The hyperbolic cosine"""
     return m.cosh(x)
 
 
 def tanh_dx(m: M, x: X, y: X) -> X:
-    e = m.exp(-2.0 * m.absolute(x))
-    return 4.0 * e / ((1.0 + e) * (1.0 + e))
+    s = 1.0 / m.cosh(x)
+    return s * s
 
 
 @elementwise(tanh_dx, textbook=lambda m, x, y: 1.0 - y**2)
@@ -399,7 +380,6 @@ def tanh(m: M, x: X) -> X:
 
 @elementwise(
     lambda m, x, y: m.divide(y, 1.0 + m.exp(x)),
-    edges=True,
     textbook=lambda m, x, y: y * (1.0 - y),
 )
 def sigmoid(m: M, x: X) -> X:
@@ -407,7 +387,7 @@ def sigmoid(m: M, x: X) -> X:
     return logistic(m, x)
 
 
-@elementwise(lambda m, x, y: logistic(m, -x), edges=True, textbook=lambda m, x, y: 1.0 - m.exp(y))
+@elementwise(lambda m, x, y: logistic(m, -x), textbook=lambda m, x, y: 1.0 - m.exp(y))
 def log_sigmoid(m: M, x: X) -> X:
     """log(sigmoid(x)), finite wherever x is"""
     return -m.logaddexp(-x, 0.0)
@@ -415,7 +395,6 @@ def log_sigmoid(m: M, x: X) -> X:
 
 @elementwise(
     lambda m, x, y: logistic(m, x),
-    edges=True,
     textbook=lambda m, x, y: 1.0 / (1.0 + m.exp(-x)),
 )
 def softplus(m: M, x: X) -> X:
@@ -423,18 +402,24 @@ def softplus(m: M, x: X) -> X:
     return m.logaddexp(x, 0.0)
 
 
+def logistic_to_the_end(m: M, x: X) -> X:
+    # Times x, the last normal numbers of the left tail count: no exponential may overflow.
+    e = m.exp(-m.absolute(x))
+    return m.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
 def silu_dx(m: M, x: X, y: X) -> X:
-    return logistic(m, x) * (1.0 + x * logistic(m, -x))
+    return logistic_to_the_end(m, x) * (1.0 + x * logistic(m, -x))
 
 
 @elementwise(
     silu_dx,
-    edges=True,
+    analytic=False,
     textbook=lambda m, x, y: y + (1.0 - y) / (1.0 + m.exp(-x)),
 )
 def silu(m: M, x: X) -> X:
     """x * sigmoid(x), also called swish (Hendrycks & Gimpel 2016; Ramachandran et al. 2017)"""
-    return x * logistic(m, x)
+    return x * logistic_to_the_end(m, x)
 
 
 @elementwise(lambda m, x, y: m.where(x > 0, 1.0, 0.0), kinks="x = 0: derivative 0")
@@ -475,19 +460,19 @@ def gelu_dx(m: M, x: X, y: X) -> X:
     return 0.5 * m.erfc(-ROOT_HALF * x) + x * (ONE_BY_ROOT_TWO_PI * m.exp(-0.5 * x * x))
 
 
-@elementwise(gelu_dx, edges=True)
+@elementwise(gelu_dx)
 def gelu(m: M, x: X) -> X:
     """x times the normal distribution function of x, exact form (Hendrycks & Gimpel 2016)"""
     return 0.5 * x * m.erfc(-ROOT_HALF * x)
 
 
-@elementwise(lambda m, x, y: TWO_BY_ROOT_PI * m.exp(-x * x), edges=True)
+@elementwise(lambda m, x, y: TWO_BY_ROOT_PI * m.exp(-x * x))
 def erf(m: M, x: X) -> X:
     """The error function"""
     return m.erf(x)
 
 
-@elementwise(lambda m, x, y: -TWO_BY_ROOT_PI * m.exp(-x * x), edges=True)
+@elementwise(lambda m, x, y: -TWO_BY_ROOT_PI * m.exp(-x * x))
 def erfc(m: M, x: X) -> X:
     """1 - erf(x), accurate for large x"""
     return m.erfc(x)
@@ -537,7 +522,6 @@ def clip(m: M, x: X, low: X, high: X) -> X:
     None,
     lambda m, condition, x, y, z: m.where(condition, 1.0, 0.0),
     lambda m, condition, x, y, z: m.where(condition, 0.0, 1.0),
-    kinks="none in x and y; no derivative by the condition",
 )
 def where(m: M, condition: X, x: X, y: X) -> X:
     """x where the condition holds, else y; the side not chosen gets gradient 0, and never nan"""

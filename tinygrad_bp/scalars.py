@@ -12,11 +12,13 @@ computed in a namespace where sums and products are those of Values.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, NDArray
 
 from tinygrad_bp import array_rules, rules
@@ -53,6 +55,8 @@ class Values(_ObjectArray):
         self._replace(numbers)
 
     def _replace(self, array: NDArray[Any]) -> None:
+        if not self.is_leaf:
+            raise ValueError("data: some of these Values were computed; only a leaf's can be set")
         for value, number in zip(self.flat, array.flat, strict=True):
             value.data = float(number)
 
@@ -94,7 +98,8 @@ class Values(_ObjectArray):
 
     def detach(self) -> Values:
         """Constants of the same numbers."""
-        return values(self.data, requires_grad=False)
+        constants: Values = values(self.data, requires_grad=False)
+        return constants
 
     def item(self, *index: Any) -> Any:
         """The one number, or with an index the number at that place."""
@@ -123,7 +128,18 @@ class Values(_ObjectArray):
             )
         plain = [_objects(x) for x in inputs]
         result = getattr(ufunc, method)(*plain, **options)
-        return result.view(Values) if isinstance(result, np.ndarray) else result
+        if ufunc is np.matmul:  # over an axis of length 0 it gives plain zeros
+            result = _all_values(result)
+        return _wrap(result) if isinstance(result, np.ndarray) and result.ndim else result
+
+    def __array_finalize__(self, made_from: Any) -> None:
+        if self.dtype != object and made_from is not None:
+            raise TypeError(f"an array of Values cannot be one of {self.dtype}; use .data")
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if not isinstance(value, (Value, Values)):
+            raise TypeError(f"expected a Value or Values to put in, got {type(value).__name__}")
+        super().__setitem__(index, value)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         raise TypeError(
@@ -160,6 +176,27 @@ class Values(_ObjectArray):
 
     def __rpow__(self, other: Any) -> Any:
         return super().__rpow__(_zero_dimensional(other))
+
+    def __pos__(self) -> Values:
+        return self
+
+    def __eq__(self, other: Any) -> Any:
+        return super().__eq__(_zero_dimensional(other))
+
+    def __ne__(self, other: Any) -> Any:
+        return super().__ne__(_zero_dimensional(other))
+
+    def __lt__(self, other: Any) -> Any:
+        return super().__lt__(_zero_dimensional(other))
+
+    def __le__(self, other: Any) -> Any:
+        return super().__le__(_zero_dimensional(other))
+
+    def __gt__(self, other: Any) -> Any:
+        return super().__gt__(_zero_dimensional(other))
+
+    def __ge__(self, other: Any) -> Any:
+        return super().__ge__(_zero_dimensional(other))
 
     # As for a Tensor, `x += y` makes a new array: the old one may stand in a graph.
     __iadd__, __isub__, __imul__, __itruediv__ = __add__, __sub__, __mul__, __truediv__
@@ -252,8 +289,8 @@ _OPERATORS = {
 }
 
 
-def values(data: ArrayLike, label: str = "", requires_grad: bool = True) -> Values:
-    """An array of Values with the given numbers, each a leaf of its own.
+def values(data: ArrayLike, label: str = "", requires_grad: bool = True) -> Any:
+    """An array of Values with the given numbers, each a leaf of its own; of one number, a Value.
 
     Args:
         data: numbers, nested lists of them, or an array; also nested lists of Values.
@@ -264,12 +301,17 @@ def values(data: ArrayLike, label: str = "", requires_grad: bool = True) -> Valu
         TypeError: data is not made of real numbers.
     """
     if isinstance(data, (list, tuple)) and _holds_values(data):
-        return np.array(data, dtype=object).view(Values)
+        cells = np.array(data, dtype=object)
+        if any(isinstance(cell, (list, tuple)) for cell in cells.flat):
+            raise ValueError("values: expected lists of one shape, got ragged ones")
+        return _wrap(_all_values(cells))
     numbers = as_array(data, "values")
+    if not numbers.ndim:
+        return Value(numbers.item(), label, requires_grad)
     result = np.empty(numbers.shape, dtype=object)
     for index in np.ndindex(numbers.shape):
         place = ", ".join(str(i) for i in index)
-        name = f"{label}[{place}]" if label and index else label
+        name = f"{label}[{place}]" if label else ""
         result[index] = Value(float(numbers[index]), name, requires_grad)
     return result.view(Values)
 
@@ -311,51 +353,87 @@ def _wrap(result: Any) -> Any:
 def _all_values(result: Any) -> Any:
     """The result with the plain zeros of a padding or a triangle as constants."""
     if isinstance(result, np.ndarray):
-        return np.asarray(_as_value(result), dtype=object)
-    return result
+        return np.asarray(_each_as_value(result), dtype=object)
+    return _as_value(result)
 
 
-_as_value = np.frompyfunc(
-    lambda x: x if isinstance(x, Value) else Value(x, requires_grad=False), 1, 1
-)
+def _as_value(x: Any) -> Value:
+    return x if isinstance(x, Value) else Value(x, requires_grad=False)
+
+
+_each_as_value = np.frompyfunc(_as_value, 1, 1)
 _detached = np.frompyfunc(lambda x: x.detach() if isinstance(x, Value) else x, 1, 1)
 
 
 def _each(rule: Rule, *operands: Any) -> Any:
     """An elementwise rule, mapped over broadcast operands."""
     plain = [
-        np.asarray(x, dtype=object) if _is_condition(x) else np.asarray(_objects(x), dtype=object)
-        for x in operands
+        _condition(x) if partial is None else np.asarray(_objects(x), dtype=object)
+        for x, partial in zip(operands, rule.partials, strict=True)
     ]
     shaped = np.broadcast_arrays(*plain)
     result = np.empty(shaped[0].shape, dtype=object)
     for index in np.ndindex(result.shape):
-        result[index] = rule(*(x[index] for x in shaped))
+        result[index] = Value._interpret(rule, tuple(x[index] for x in shaped))
     return _wrap(result)
 
 
-def _is_condition(x: Any) -> bool:
-    return isinstance(x, bool) or (isinstance(x, np.ndarray) and x.dtype == np.bool_)
+def _condition(x: Any) -> NDArray[Any]:
+    """Truth values: given, or whether numbers differ from zero."""
+    if isinstance(x, (Value, Values)):
+        return np.not_equal(x.data, 0.0)
+    condition: NDArray[Any] = np.asarray(x)
+    if condition.dtype == object:  # elements of Values, or truth values on their way
+        condition = np.frompyfunc(bool, 1, 1)(condition)
+    elif condition.dtype.kind not in "biuf":
+        raise TypeError(f"expected a condition, got an array of {condition.dtype}")
+    return np.asarray(condition, bool)
 
 
 def _plain(x: Any) -> Any:
-    return x.view(np.ndarray) if isinstance(x, Values) else x
+    return np.asarray(_objects(x), dtype=object)
 
 
-def _reduce(step: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    """A reduction over axes, by repeated use of an operation of two Values."""
-    reduce = np.frompyfunc(step, 2, 1).reduce
+def _reduction(of_list: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+    """A reduction over axes, given that of a list of Values."""
 
     def reduction(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-        axes = range(x.ndim) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
-        for a in sorted((a % x.ndim for a in axes), reverse=True):
-            x = reduce(x, axis=a, keepdims=True)
+        x = np.asarray(_zero_dimensional(x), dtype=object)
+        every = tuple(range(x.ndim))
+        axes = normalize_axis_tuple(every if axis is None else axis, x.ndim)
+        kept = [a for a in every if a not in axes]
+        length = math.prod(x.shape[a] for a in axes)
+        lists = x.transpose([*kept, *axes]).reshape([x.shape[a] for a in kept] + [length])
+        result = np.empty(lists.shape[:-1], dtype=object)
+        for index in np.ndindex(result.shape):
+            result[index] = of_list(list(lists[index]))
         if keepdims:
-            return x
-        kept = None if axis is None else axis
-        return np.squeeze(x, kept) if axis is not None else x.reshape(())[()]
+            return result.reshape([1 if a in axes else n for a, n in enumerate(x.shape)])
+        return result if result.ndim else result[()]
 
     return reduction
+
+
+def _sum(values: list[Any]) -> Any:
+    return functools.reduce(operator.add, values) if values else 0.0
+
+
+def _prod(values: list[Any]) -> Any:
+    return functools.reduce(operator.mul, values) if values else 1.0
+
+
+def _largest(values: list[Any], sign: float = 1.0) -> Any:
+    """The largest (or by sign the smallest); k equal ones are each given 1/k of the gradient."""
+    if not values:
+        raise ValueError("an empty array of Values has no maximum or minimum")
+    numbers = [sign * float(v) for v in values]
+    if any(n != n for n in numbers):
+        return next(v for v, n in zip(values, numbers, strict=True) if n != n)
+    peak = max(numbers)
+    first, *others = [v for v, n in zip(values, numbers, strict=True) if n == peak]
+    if not others:
+        return first
+    return first + _sum([v - first for v in others]) / (1.0 + len(others))
 
 
 class _NamespaceType:
@@ -365,10 +443,10 @@ class _NamespaceType:
     elementary functions through the elementwise rules.
     """
 
-    sum = staticmethod(_reduce(operator.add))
-    prod = staticmethod(_reduce(operator.mul))
-    max = staticmethod(_reduce(rules.maximum))
-    min = staticmethod(_reduce(rules.minimum))
+    sum = staticmethod(_reduction(_sum))
+    prod = staticmethod(_reduction(_prod))
+    max = staticmethod(_reduction(_largest))
+    min = staticmethod(_reduction(functools.partial(_largest, sign=-1.0)))
     matmul = staticmethod(np.matmul)
     cumsum = staticmethod(np.cumsum)
     reshape = staticmethod(np.reshape)

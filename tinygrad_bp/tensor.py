@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,16 @@ def as_array(x: Any, what: str, dtype: DTypeLike | None = None) -> Array:
     Raises:
         TypeError: x is not made of real numbers, or dtype is not float32 or float64.
     """
+    if type(x) is np.ndarray and x.dtype in _DTYPES and dtype in (None, x.dtype):  # as most are
+        return x.copy()
     if isinstance(x, Node):
         raise TypeError(f"{what}: expected numbers, got a {type(x).__name__}; use its .data")
+    node = _node_in(x) if isinstance(x, (list, tuple)) else None
+    if node is not None:
+        raise TypeError(
+            f"{what}: expected numbers, got a {type(node).__name__} in a {type(x).__name__}; use "
+            "tb.stack(...) to join Tensors, and tb.values(...) for an array of Values"
+        )
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{what}: a masked array would lose its mask; fill it first")
     array = np.array(x)
@@ -68,6 +77,15 @@ def as_array(x: Any, what: str, dtype: DTypeLike | None = None) -> Array:
         raise TypeError(f"{what}: dtype must be float32 or float64, got {np.dtype(dtype)}")
     target = array.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
     return array.astype(target, order="C", copy=False)
+
+
+def _node_in(x: Sequence[Any]) -> Node | None:
+    """The first node in nested lists: numpy would take its number and lose its history."""
+    for element in x:
+        node = _node_in(element) if isinstance(element, (list, tuple)) else element
+        if isinstance(node, Node):
+            return node
+    return None
 
 
 def _name_of(x: Any, array: Array) -> str:
@@ -117,19 +135,15 @@ class Elementwise(Local):
         partial = self.rule.partials[self.index]
         if not callable(partial):
             return partial
-        if self.rule.edges:
-            with np.errstate(all="ignore"):
-                return partial(arrays, *self.operands, self.result)
-        return partial(arrays, *self.operands, self.result)
+        return _quietly(partial, arrays, *self.operands, self.result)
 
     def __mul__(self, g: Any) -> Any:
-        partial = self.partial()
-        if self.rule.singular:
-            with np.errstate(all="ignore"):
-                product = arrays.azmul(g, partial)
-        else:
-            product = g if type(partial) is float and partial == 1.0 else g * partial
-        return _fit(product, self.operands[self.index])
+        partial = self.rule.partials[self.index]
+        if callable(partial):
+            g = arrays.azmul(g, partial(arrays, *self.operands, self.result))
+        elif partial != 1.0:
+            g = g * partial
+        return _fit(g, self.operands[self.index])
 
 
 class Structural(Local):
@@ -146,7 +160,10 @@ class Structural(Local):
         parameters: tuple[Any, ...],
         options: dict[str, Any],
     ) -> None:
-        super().__init__(rule, index, operands, result)
+        self.rule = rule
+        self.index = index
+        self.operands = operands
+        self.result = result
         self.parameters = parameters
         self.options = options
 
@@ -166,6 +183,12 @@ class Structural(Local):
         return _fit(gradient, operands[self.index])
 
 
+@np.errstate(all="ignore")  # as a decorator it costs half of what the `with` block does
+def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that may overflow, or meet a pole, on the way to a right answer."""
+    return function(*arguments)
+
+
 def _fit(g: Any, operand: Array) -> Any:
     """A gradient in the shape and dtype of its operand: the one place that undoes broadcasting."""
     if g.shape != operand.shape:
@@ -178,49 +201,64 @@ def _fit(g: Any, operand: Array) -> Any:
 
 def _apply_elementwise(rule: Rule, operands: tuple[Any, ...]) -> Any:
     partials = rule.partials
-    data = [
-        x._read() if isinstance(x, Tensor) else _constant(x, rule.name, is_condition=p is None)
-        for x, p in zip(operands, partials, strict=True)
-    ]
-    if rule.edges:
-        with np.errstate(all="ignore"):
-            result = rule.value(arrays, *data)
-    else:
-        result = rule.value(arrays, *data)
+    data: list[Any] = []
+    tracked = []
+    constants = False
+    for i, x in enumerate(operands):
+        if isinstance(x, Tensor):
+            data.append(x._read())
+            if x.rule is not UNTRACKED and partials[i] is not None:
+                tracked.append(i)
+        else:
+            constants = True
+            data.append(_constant(x, rule.name, is_condition=partials[i] is None))
+    if constants:
+        data = _typed(data, operands)
+    result = _quietly(rule.value, arrays, *data)
     scope = resolve(current_state())
-    if scope is not None:
-        locals_ = [
-            Elementwise(rule, i, data, result)
-            if isinstance(x, Tensor) and x.rule is not UNTRACKED and partials[i] is not None
-            else None
-            for i, x in enumerate(operands)
-        ]
-        if any(local is not None for local in locals_):
-            return _node(rule, operands, locals_, result, scope)
-    return _untracked(result)
+    if scope is None or not tracked:
+        return _untracked(result)
+    locals_: list[Any] = [None] * len(data)
+    for i in tracked:
+        locals_[i] = Elementwise(rule, i, data, result)
+    return _node(rule, _recorded(operands, data) if constants else operands, locals_, result, scope)
+
+
+def _recorded(operands: Sequence[Any], data: Sequence[Any]) -> list[Any]:
+    """The operands for a node to keep: Tensors, and our own copies of the constants."""
+    return [x if isinstance(x, Tensor) else d for x, d in zip(operands, data, strict=True)]
+
+
+def _typed(data: list[Any], operands: tuple[Any, ...]) -> list[Any]:
+    """Numbers in the dtype of the Tensor they meet, so that a float32 network stays one."""
+    dtype = next(x.dtype for x in operands if isinstance(x, Tensor))
+    if dtype == np.float64:
+        return data
+    return [dtype.type(d) if type(d) is float else d for d in data]
 
 
 def _apply_structural(
     rule: ArrayRule, operands: Sequence[Any], parameters: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    data = [
-        x._read() if isinstance(x, Tensor) else as_array(_plain(x), rule.name) for x in operands
-    ]
-    parameters = tuple(_frozen(p) for p in parameters)
-    options = {name: _frozen(p) for name, p in options.items()}
-    with np.errstate(all="ignore"):
-        result = rule.apply(arrays, data, parameters, options)
+    data = []
+    tracked = []
+    for i, x in enumerate(operands):
+        if isinstance(x, Tensor):
+            data.append(x._read())
+            if x.rule is not UNTRACKED:
+                tracked.append(i)
+        else:
+            data.append(as_array(_plain(x), rule.name))
+    parameters = tuple(map(_frozen, parameters))
+    options = {name: _frozen(p) for name, p in options.items()} if options else options
+    result = _quietly(rule.apply, arrays, data, parameters, options)
     scope = resolve(current_state())
-    if scope is not None:
-        locals_ = [
-            Structural(rule, i, data, result, parameters, options)
-            if isinstance(x, Tensor) and x.rule is not UNTRACKED
-            else None
-            for i, x in enumerate(operands)
-        ]
-        if any(local is not None for local in locals_):
-            return _node(rule, operands, locals_, result, scope)
-    return _untracked(result)
+    if scope is None or not tracked:
+        return _untracked(result)
+    locals_: list[Any] = [None] * len(data)
+    for i in tracked:
+        locals_[i] = Structural(rule, i, data, result, parameters, options)
+    return _node(rule, _recorded(operands, data), locals_, result, scope)
 
 
 def _node(
@@ -280,17 +318,11 @@ def _frozen(parameter: Any) -> Any:
     """An argument that nobody else can change: arrays in it are copied."""
     if isinstance(parameter, np.ndarray):
         return parameter.copy()
-    if isinstance(parameter, list):
-        return np.array(parameter) if parameter and not _has_slices(parameter) else parameter[:]
-    if isinstance(parameter, tuple):
-        return tuple(_frozen(p) for p in parameter)
+    if isinstance(parameter, (list, tuple)):
+        return type(parameter)(_frozen(p) for p in parameter)
     if isinstance(parameter, Node):
         raise TypeError(f"expected plain numbers, got a {type(parameter).__name__}; use its .data")
     return parameter
-
-
-def _has_slices(parameter: list[Any]) -> bool:
-    return any(isinstance(p, (slice, tuple, list)) for p in parameter)
 
 
 def _method(rule: Rule) -> Callable[..., Any]:
@@ -312,7 +344,7 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
     def operation(x: Tensor, y: Any) -> Any:
         if isinstance(y, Tensor):
             return compare(x._array, y._array)
-        if not isinstance(y, (int, float, np.number, np.ndarray, list, tuple)):
+        if not isinstance(_plain(y), (int, float, np.number, np.ndarray, list, tuple)):
             return NotImplemented
         return compare(x._array, _constant(y, "comparison"))
 
@@ -532,6 +564,9 @@ class Tensor(Node):
         constant = _untracked(self._read())
         constant._place = self._place
         return constant
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        return np.errstate(all="ignore")  # infinities and nan are results, after IEEE 754
 
     def _seed(self, gradient: Any) -> Any:
         if gradient is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
@@ -47,7 +48,8 @@ def _number(x: Any, what: str) -> float:
     if type(x) is float:
         return x
     if isinstance(x, Real) and not isinstance(x, bool):
-        return float(x)
+        with suppress(TypeError):  # numpy's durations call themselves real
+            return float(x)
     hint = ""
     if hasattr(x, "__array__") or isinstance(x, (list, tuple)):
         hint = "; for arrays use tb.Tensor(...), or tb.values(...) for an array of Values"
@@ -58,7 +60,7 @@ def _number(x: Any, what: str) -> float:
 
 
 def _unary(rule: Rule) -> Callable[[Value], Any]:
-    value, (partial,), singular = rule.value, rule.partials, rule.singular
+    value, (partial,) = rule.value, rule.partials
     if not callable(partial):
         return _general(rule)
     general = _general(rule)
@@ -70,7 +72,7 @@ def _unary(rule: Rule) -> Callable[[Value], Any]:
         a = x._data
         z = value(floats, a)
         dx = partial(floats, a, z)
-        if singular and dx - dx != 0.0:
+        if dx - dx != 0.0:
             dx = _Unbounded(dx)
         node = _Result()
         node._data, node._grad, node._place, node.rule = z, None, state, rule
@@ -82,28 +84,29 @@ def _unary(rule: Rule) -> Callable[[Value], Any]:
 
 def _binary(rule: Rule) -> Callable[[Value, Any], Any]:
     """The operation of two operands, the first of which is a Value."""
-    value, (partial_x, partial_y), singular = rule.value, rule.partials, rule.singular
+    value, (partial_x, partial_y) = rule.value, rule.partials
     general = _general(rule)
 
     def operation(x: Value, y: Any) -> Any:
         state = current_state()
-        if (
-            type(state) is not Scope
-            or not isinstance(y, Value)
-            or x.rule is UNTRACKED
-            or y.rule is UNTRACKED
-        ):
+        if type(state) is not Scope or x.rule is UNTRACKED:
             return general(x, y)
         a = x._data
-        b = y._data
-        z = value(floats, a, b)
-        dx = partial_x(floats, a, b, z)  # type: ignore[operator, misc]
-        dy = partial_y(floats, a, b, z)  # type: ignore[operator, misc]
-        if singular:
-            if dx - dx != 0.0:
-                dx = _Unbounded(dx)
+        if type(y) is float:
+            z = value(floats, a, y)
+            dx = partial_x(floats, a, y, z)  # type: ignore[operator, misc]
+            dy = None
+        elif isinstance(y, Value) and y.rule is not UNTRACKED:
+            b = y._data
+            z = value(floats, a, b)
+            dx = partial_x(floats, a, b, z)  # type: ignore[operator, misc]
+            dy = partial_y(floats, a, b, z)  # type: ignore[operator, misc]
             if dy - dy != 0.0:
                 dy = _Unbounded(dy)
+        else:
+            return general(x, y)
+        if dx - dx != 0.0:
+            dx = _Unbounded(dx)
         node = _Result()
         node._data = z
         node._grad = None
@@ -117,25 +120,28 @@ def _binary(rule: Rule) -> Callable[[Value, Any], Any]:
 
     def linear(x: Value, y: Any) -> Any:
         state = current_state()
-        if (
-            type(state) is not Scope
-            or not isinstance(y, Value)
-            or x.rule is UNTRACKED
-            or y.rule is UNTRACKED
-        ):
+        if type(state) is not Scope or x.rule is UNTRACKED:
             return general(x, y)
         node = _Result()
-        node._data = value(floats, x._data, y._data)
+        if type(y) is float:
+            node._data = value(floats, x._data, y)
+            node.dy = None
+        elif isinstance(y, Value) and y.rule is not UNTRACKED:
+            node._data = value(floats, x._data, y._data)
+            node.dy = partial_y
+        else:
+            return general(x, y)
         node._grad = None
         node._place = state
         node.rule = rule
         node.x = x
         node.dx = partial_x
         node.y = y
-        node.dy = partial_y
         return node
 
-    return operation if callable(partial_x) else linear
+    if callable(partial_x) and callable(partial_y):
+        return operation
+    return linear if isinstance(partial_x, float) and isinstance(partial_y, float) else general
 
 
 def _general(rule: Rule) -> Callable[..., Any]:
@@ -144,7 +150,7 @@ def _general(rule: Rule) -> Callable[..., Any]:
     def operation(*operands: Any) -> Any:
         numbers = []
         for operand, partial in zip(operands, rule.partials, strict=True):
-            number = _operand(operand, rule, is_condition=partial is None)
+            number = _operand(operand, rule.name, is_condition=partial is None)
             if number is NotImplemented:
                 return NotImplemented
             numbers.append(number)
@@ -179,13 +185,15 @@ def _reflected(rule: Rule) -> Callable[[Value, Any], Any]:
     return operation
 
 
-def _operand(x: Any, rule: Rule, is_condition: bool) -> Any:
+def _operand(x: Any, what: str, is_condition: bool = False) -> Any:
     """The number to compute with; NotImplemented for a kind that has its own interpreter."""
     if isinstance(x, Value):
         return x._data
+    if type(x) is float and not is_condition:
+        return x
     if hasattr(type(x), "_interpret"):
         return NotImplemented
-    return bool(x) if is_condition else _number(x, rule.name)
+    return bool(x) if is_condition else _number(x, what)
 
 
 def _is_tracked(x: Any) -> bool:
@@ -196,12 +204,12 @@ def _local(rule: Rule, partial: Any, numbers: list[float], z: float) -> float | 
     if not callable(partial):
         return partial  # type: ignore[no-any-return]
     local = partial(floats, *numbers, z)
-    return _Unbounded(local) if rule.singular and local - local != 0.0 else local
+    return _Unbounded(local) if local - local != 0.0 else local
 
 
 def _comparison(compare: Callable[[float, float], bool]) -> Callable[[Value, Any], Any]:
     def method(x: Value, y: Any) -> Any:
-        number = _operand(y, rules.subtract, is_condition=False)
+        number = _operand(y, "comparison")
         return number if number is NotImplemented else compare(x._data, number)
 
     return method
@@ -311,7 +319,9 @@ class Value(Node):
     __hash__ = Node.__hash__
 
     def __eq__(self, other: object) -> bool:
-        return self._data == other._data if isinstance(other, Value) else self._data == other
+        if isinstance(other, Value):
+            return self._data == other._data
+        return self._data == other if isinstance(other, Real) else NotImplemented
 
     __lt__ = _comparison(operator.lt)
     __le__ = _comparison(operator.le)

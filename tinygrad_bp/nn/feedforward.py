@@ -19,8 +19,14 @@ from tinygrad_bp.tensor import Tensor
 
 Activation = Callable[[Any], Any]
 
+
+def identity(x: Any) -> Any:
+    """x itself: the activation of an output that has none."""
+    return x
+
+
 ACTIVATIONS: dict[str, Activation] = {
-    "identity": lambda x: x,
+    "identity": identity,
     "sigmoid": rules.sigmoid,
     "tanh": rules.tanh,
     "relu": rules.relu,
@@ -124,7 +130,9 @@ class MLP(Module):
         self.activations = [activation_of(activation) for activation in activations]
         self.layers = []
         for i, activation in enumerate(activations):
-            start = initializer or (init.he if activation in _RECTIFIERS else init.xavier)
+            start = initializer or (
+                init.he if activation_of(activation) in _RECTIFIERS else init.xavier
+            )
             layer = Linear(sizes[i], sizes[i + 1], rng=rng, initializer=start, dtype=dtype)
             layer.name = f"layer{i + 1}"
             for parameter in layer.parameters():
@@ -142,7 +150,7 @@ class MLP(Module):
         return a
 
 
-_RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "silu")
+_RECTIFIERS = (rules.relu, rules.leaky_relu, rules.elu, rules.gelu, rules.silu)
 
 
 def check_sizes(**sizes: int) -> None:

@@ -13,6 +13,7 @@ Deltas are per sample: under "mean" they enter the gradient with 1/m.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from tinygrad_bp import array_rules, rules
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.tensor import Tensor
+from tinygrad_bp.tensor import Tensor, as_array
 from tinygrad_bp.value import Value
 
 Reduction = Literal["mean", "sum", "none"]
@@ -97,7 +98,11 @@ def cross_entropy(o: Any, y: Any, reduction: Reduction = "mean") -> Any:
     shape = _shape(o)
     if not isinstance(o, (Tensor, Values)) or not shape:
         raise TypeError(f"o: expected a Tensor or Values of shape (..., K), got {_kind(o)}")
-    y = np.asarray(y.data if isinstance(y, Tensor) else y)
+    if isinstance(y, (Tensor, Values)):
+        if y.requires_grad:
+            raise ValueError("y: a target that requires a gradient gets none here; detach() it")
+        y = y.data
+    y = np.asanyarray(y)
     if y.dtype.kind in "iu" and y.shape == shape[:-1]:
         y = array_rules.one_hot(y, shape[-1], getattr(o, "dtype", None) or None)
     elif y.shape != shape:
@@ -105,9 +110,12 @@ def cross_entropy(o: Any, y: Any, reduction: Reduction = "mean") -> Any:
             f"y: expected integer classes of shape {shape[:-1]} or distributions of shape {shape}, "
             f"got {y.dtype} of shape {y.shape}"
         )
-    elif not np.allclose(_probabilities(y, "y").sum(-1), 1.0, atol=1e-6):
-        raise ValueError("y: a distribution does not sum to 1")
-    log_likelihood = y * array_rules.log_softmax(o, -1)
+    else:
+        y = as_array(y, "y", o.dtype if isinstance(o, Tensor) else None)
+        if not np.allclose(_probabilities(y, "y").sum(-1), 1.0, atol=1e-6):
+            raise ValueError("y: a distribution does not sum to 1")
+    # A class that cannot be (o = -inf) and is not (y = 0) costs nothing: the product is azmul.
+    log_likelihood = rules.azmul(y, array_rules.log_softmax(o, -1))
     return _reduce(log_likelihood, reduction, factor=-1.0)
 
 
@@ -136,12 +144,15 @@ def _reduce(losses: Any, reduction: Reduction, factor: float = 1.0) -> Any:
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     if isinstance(losses, Value):
         return losses if factor == 1.0 else factor * losses
-    samples = int(np.prod(losses.shape[:-1]))
+    samples = math.prod(losses.shape[:-1])
     if reduction == "none" and losses.ndim:
         total = array_rules.sum(losses, -1)
     else:
         total = array_rules.sum(losses)
-        factor = factor / samples if reduction == "mean" else factor
+        if reduction == "mean":
+            if not samples:
+                raise ValueError("reduction: there is no mean over no samples")
+            factor = factor / samples
     return total if factor == 1.0 else factor * total
 
 
@@ -149,12 +160,11 @@ def _same_shape(a: Any, y: Any) -> Any:
     """The target, after a look at its shape: a broadcast here is nearly always a mistake."""
     if not isinstance(a, (Value, Tensor, Values)):
         raise TypeError(f"expected a Value, a Tensor or Values first, got {_kind(a)}")
-    target = y if isinstance(y, (Value, Tensor, Values, float, int)) else np.asarray(y)
-    if _shape(a) != _shape(target):
-        raise ValueError(f"y: expected shape {_shape(a)}, got {_shape(target)}")
-    if isinstance(target, np.ndarray) and isinstance(a, Tensor):
-        return target.astype(a.dtype)
-    return target
+    if not isinstance(y, (Value, Tensor, Values)):
+        y = as_array(y, "y", getattr(a, "dtype", None) if isinstance(a, Tensor) else None)
+    if _shape(a) != _shape(y):
+        raise ValueError(f"y: expected shape {_shape(a)}, got {_shape(y)}")
+    return y.item() if isinstance(a, Value) and isinstance(y, np.ndarray) else y
 
 
 def _probabilities(x: Any, what: str) -> Any:

@@ -52,11 +52,9 @@ class Module:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """The parameters with their names, such as `layers.0.W`; a shared one once, first name."""
-        seen: set[int] = set()
-        for name, parameter in _walk(self, ""):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield name, parameter
+        for name, leaf in _leaves(self, "", set()):
+            if leaf.requires_grad:
+                yield name, leaf
 
     def parameters(self) -> list[Parameter]:
         """The parameters: Tensors, or arrays of Values in the scalar view."""
@@ -98,7 +96,11 @@ class Module:
 
         The same code then runs weight by weight: every product and sum is a node of its own.
         """
-        twins = {id(p): _as_values(p) for p in self.parameters()}
+        twins = {
+            id(leaf): values(leaf.data, leaf.label, leaf.requires_grad)
+            for _, leaf in _leaves(self, "", set())
+            if isinstance(leaf, Tensor)
+        }
         return copy.deepcopy(self, twins)
 
     def __repr__(self) -> str:
@@ -106,15 +108,13 @@ class Module:
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
 
-def _as_values(parameter: Parameter) -> Parameter:
-    if isinstance(parameter, Tensor):
-        return values(parameter.data, parameter.label)
-    return parameter
-
-
-def _walk(x: Any, name: str) -> Iterator[tuple[str, Parameter]]:
+def _leaves(x: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Parameter]]:
+    """Every leaf among the attributes with its name, once; `seen` also ends circles of modules."""
+    if id(x) in seen:
+        return
     if isinstance(x, (Tensor, Value, Values)):
-        if x.is_leaf and x.requires_grad:
+        seen.add(id(x))
+        if x.is_leaf:
             yield name, x
         return
     if isinstance(x, Module):
@@ -125,8 +125,9 @@ def _walk(x: Any, name: str) -> Iterator[tuple[str, Parameter]]:
         items = [(str(i), value) for i, value in enumerate(x)]
     else:
         return
+    seen.add(id(x))
     for key, value in items:
-        yield from _walk(value, f"{name}.{key}" if name else key)
+        yield from _leaves(value, f"{name}.{key}" if name else key, seen)
 
 
 def named(x: _T, name: str) -> _T:

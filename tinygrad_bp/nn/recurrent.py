@@ -122,5 +122,8 @@ class CharRNN(Module):
     def forward(self, xs: Sequence[Any] | Any, h: Any) -> tuple[list[Any], Any]:
         """One-hot inputs (time, batch, symbols) to the logits o(1) ... o(τ), and the last state."""
         states = unroll(self.cell, xs, h)
-        logits = [named(h @ self.V + self.c, f"o({t})") for t, h in enumerate(states, 1)]
+        logits = []
+        for t, h in enumerate(states, 1):
+            with scope("step", t):
+                logits.append(named(h @ self.V + self.c, f"o({t})"))
         return logits, states[-1]

@@ -1,0 +1,22 @@
+"""Settings of the whole suite: how many examples the property tests try."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tinygrad_bp import graph
+
+QUIET = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("default", derandomize=True, max_examples=25, database=None, **QUIET)
+settings.register_profile("fuzz", max_examples=1500, **QUIET)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def recording():
+    """Every test starts at the top, with recording on, whatever a failed one has left behind."""
+    graph._state.set(graph.ROOT)
