@@ -193,7 +193,6 @@ COMPLEX = SimpleNamespace(
     tan=cmath.tan,
     tanh=cmath.tanh,
     where=lambda condition, x, y: x if condition else y,
-    where=lambda condition, x, y: x if condition else y,
 )
 analytic_rules = [rule for rule in RULES.values() if rule.analytic]
 
