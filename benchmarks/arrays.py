@@ -237,6 +237,8 @@ def tinygrad_bp_mlp(net: MLP) -> Step:
         p.data = start
     loss_of = tb.nn.squared_error if net.activation == "sigmoid" else tb.nn.cross_entropy
     leaves = model.parameters()
+    x = tb.Tensor(x, requires_grad=False)
+    y = tb.Tensor(y, requires_grad=False) if net.activation == "sigmoid" else y
 
     def step() -> list[Any]:
         for p in leaves:
@@ -288,7 +290,7 @@ def _char_rnn(net: RNN) -> tuple[Any, Any, Any]:
     model = tb.nn.CharRNN(net.symbols, net.hidden, rng=0)
     for p, start in zip(model.parameters(), parameters, strict=True):
         p.data = start
-    return model, xs, y
+    return model, [tb.Tensor(x, requires_grad=False) for x in xs], y
 
 
 # --- PyTorch --------------------------------------------------------------------------------------

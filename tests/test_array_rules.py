@@ -289,6 +289,22 @@ CASES = {
     "matmul": [
         case(tb.matmul, np.matmul, numbers(*a), numbers(*b, seed=1)) for a, b in MATMUL_SHAPES
     ],
+    "linear": [
+        case(
+            tb.linear,
+            lambda x, W, b: x @ W + b,
+            numbers(*x),
+            numbers(3, 4, seed=1),
+            numbers(*b, seed=2),
+        )
+        for x, b in [
+            ((3,), (4,)),
+            ((2, 3), (4,)),
+            ((5, 2, 3), (4,)),
+            ((2, 3), (2, 4)),
+            ((0, 3), (1,)),
+        ]
+    ],
     "contract": EINSUMS,
     "sum": [*reductions(tb.sum, np.sum), case(tb.sum, np.sum, B, axis=())],
     "mean": reductions(tb.mean, np.mean),

@@ -15,6 +15,7 @@ from tinygrad_bp.array_rules import (
     expand_dims as expand_dims,
     flip as flip,
     getitem as getitem,
+    linear as linear,
     log_softmax as log_softmax,
     logsumexp as logsumexp,
     matmul as matmul,

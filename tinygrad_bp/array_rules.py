@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 M = Any  # a namespace of array functions
@@ -180,6 +181,8 @@ def _rows(m: M, x: X) -> X:
 
 
 def matmul_dx(m: M, g: X, z: X, x: X, y: X) -> X:
+    if x.ndim == y.ndim == 2:
+        return m.matmul(g, m.transpose(y))
     if len(y.shape) == 1:
         return m.expand_dims(g, -1) * y
     if len(x.shape) == 1:
@@ -191,6 +194,8 @@ def matmul_dx(m: M, g: X, z: X, x: X, y: X) -> X:
 
 
 def matmul_dy(m: M, g: X, z: X, x: X, y: X) -> X:
+    if x.ndim == y.ndim == 2:
+        return m.matmul(m.transpose(x), g)
     if len(x.shape) == 1:
         if len(y.shape) == 1:
             return g * x
@@ -206,9 +211,27 @@ def matmul_dy(m: M, g: X, z: X, x: X, y: X) -> X:
 @structural(matmul_dx, matmul_dy)
 def matmul(m: M, x: X, y: X) -> X:
     """x @ y: of vectors, matrices, and stacks of matrices"""
-    if len(x.shape) > 2 and len(y.shape) == 2:
+    if x.ndim > 2 and y.ndim == 2:
         return m.reshape(m.matmul(_rows(m, x), y), (*x.shape[:-1], y.shape[-1]))
     return m.matmul(x, y)
+
+
+def linear_dx(m: M, g: X, z: X, x: X, W: X, b: X) -> X:
+    return matmul_dx(m, g, z, x, W)
+
+
+def linear_dW(m: M, g: X, z: X, x: X, W: X, b: X) -> X:
+    return matmul_dy(m, g, z, x, W)
+
+
+def linear_db(m: M, g: X, z: X, x: X, W: X, b: X) -> X:
+    return sum_to(m, g, b.shape)
+
+
+@structural(linear_dx, linear_dW, linear_db)
+def linear(m: M, x: X, W: X, b: X) -> X:
+    """x @ W + b: the weighted input of a layer"""
+    return m.matmul(x, W) + b
 
 
 def einsum_dx(m: M, g: X, z: X, operands: Sequence[X], which: int, subscripts: str) -> X:
@@ -631,8 +654,11 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
     Raises:
         ValueError: the axis cannot be cut into so many equal parts.
     """
+    if not hasattr(type(x), "_interpret"):
+        raise TypeError(f"split: expected a Tensor or Values, got {type(x).__name__}")
     length = x.shape[axis]
-    if isinstance(sections, int):
+    if isinstance(sections, Integral):
+        sections = int(sections)
         if sections < 1 or length % sections:
             raise ValueError(f"split: an axis of length {length} has no {sections} equal parts")
         step = length // sections

@@ -394,7 +394,9 @@ class Step(NamedTuple):
 _Flight = tuple[dict[Node, Any], list[Node]]
 
 
-def _walk(root: Node, seed: Any, watched: bool) -> Generator[Step, None, _Flight]:
+def _walk(
+    root: Node, seed: Any, watched: bool, leaves_only: bool = False
+) -> Generator[Step, None, _Flight]:
     """The backward sweep. Returns every node's gradient, and the leaves; writes to no node.
 
     Watched, it stops at every node to show it. Unwatched, it never yields, and so loses no time.
@@ -425,6 +427,8 @@ def _walk(root: Node, seed: Any, watched: bool) -> Generator[Step, None, _Flight
                 flight[y] = cy if sofar is None else sofar + cy
         elif node.rule is None:
             leaves.append(node)
+        if leaves_only and node.rule is not None:
+            del flight[node]  # and so its memory, which the next gradients can use again
         if watched:
             shares = (cx if dx is not None else None,)
             shares += tuple(cy) if dy is MORE else (cy if dy is not None else None,)
@@ -474,7 +478,7 @@ def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> Non
     seed = _checked_seed(root, gradient)
     try:
         with root._arithmetic():
-            next(_walk(root, seed, watched=False))
+            next(_walk(root, seed, watched=False, leaves_only=leaves_only))
     except StopIteration as end:
         flight, leaves = end.value
     if leaves_only:

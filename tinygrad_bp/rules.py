@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 M = Any  # a namespace of elementary functions
@@ -85,14 +86,14 @@ class Rule:
                 if result is not NotImplemented:
                     return result
         for operand in operands:
-            if not isinstance(operand, (int, float)):
+            if not isinstance(operand, Real) or isinstance(operand, bool):
                 raise TypeError(
                     f"{self.name}: expected a Value, a Tensor, an array made by tb.values() or a "
                     f"number, got {type(operand).__name__}; wrap an array as tb.Tensor(array)"
                 )
         from tinygrad_bp import floats
 
-        return self.value(floats, *operands)
+        return self.value(floats, *map(float, operands))
 
     def _completed(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
         missing = self.arity - len(operands)

@@ -12,6 +12,7 @@ out by `.data` to be written to, but never the one that a graph has recorded: th
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -36,6 +37,12 @@ from tinygrad_bp.value import Value
 
 Array = NDArray[Any]
 
+# A graph of arrays is built and freed at every step of a training. The C library would give that
+# memory back to the system each time, and fetch it again page by page, at a third of the cost of a
+# step. Having freed one block of 16 MB, glibc keeps as much for the next step.
+_kept = np.empty(1 << 21)
+del _kept
+
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 # Who may hold a leaf's array.
@@ -50,8 +57,8 @@ def as_array(x: Any, what: str, dtype: DTypeLike | None = None) -> Array:
     Raises:
         TypeError: x is not made of real numbers, or dtype is not float32 or float64.
     """
-    if type(x) is np.ndarray and x.dtype in _DTYPES and dtype in (None, x.dtype):  # as most are
-        return x.copy()
+    if type(x) is np.ndarray and x.dtype in _DTYPES and (dtype is None or dtype is x.dtype):
+        return x.copy()  # as most are
     if isinstance(x, Node):
         raise TypeError(f"{what}: expected numbers, got a {type(x).__name__}; use its .data")
     node = _node_in(x) if isinstance(x, (list, tuple)) else None
@@ -151,21 +158,8 @@ class Structural(Local):
 
     __slots__ = ("options", "parameters")
 
-    def __init__(
-        self,
-        rule: ArrayRule,
-        index: int,
-        operands: Sequence[Any],
-        result: Any,
-        parameters: tuple[Any, ...],
-        options: dict[str, Any],
-    ) -> None:
-        self.rule = rule
-        self.index = index
-        self.operands = operands
-        self.result = result
-        self.parameters = parameters
-        self.options = options
+    parameters: tuple[Any, ...]
+    options: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -176,11 +170,11 @@ class Structural(Local):
         return str(pullbacks[self.index].__name__)
 
     def __mul__(self, g: Any) -> Any:
-        operands = self.operands
-        gradient = self.rule.pull(
-            arrays, self.index, g, self.result, operands, self.parameters, self.options
+        operands, index = self.operands, self.index
+        pulled = self.rule.pull(
+            arrays, index, g, self.result, operands, self.parameters, self.options
         )
-        return _fit(gradient, operands[self.index])
+        return _fit(pulled, operands[index])
 
 
 @np.errstate(all="ignore")  # as a decorator it costs half of what the `with` block does
@@ -199,66 +193,76 @@ def _fit(g: Any, operand: Array) -> Any:
 # --- the interpreter ----------------------------------------------------------------------------
 
 
+# These two functions are most of what an operation on small arrays costs beside numpy's own work,
+# so they are written out, with no helper per operand.
+
+
 def _apply_elementwise(rule: Rule, operands: tuple[Any, ...]) -> Any:
     partials = rule.partials
     data: list[Any] = []
     tracked = []
+    kept: Sequence[Any] = operands
     constants = False
     for i, x in enumerate(operands):
         if isinstance(x, Tensor):
-            data.append(x._read())
+            data.append(x._array if x._holders == _RECORDED else x._read())
             if x.rule is not UNTRACKED and partials[i] is not None:
                 tracked.append(i)
         else:
             constants = True
             data.append(_constant(x, rule.name, is_condition=partials[i] is None))
     if constants:
-        data = _typed(data, operands)
+        data = _typed(data)
+        kept = [x if isinstance(x, Tensor) else d for x, d in zip(operands, data, strict=True)]
     result = _quietly(rule.value, arrays, *data)
-    scope = resolve(current_state())
+    state = current_state()
+    scope = state if type(state) is Scope else resolve(state)
     if scope is None or not tracked:
         return _untracked(result)
     locals_: list[Any] = [None] * len(data)
     for i in tracked:
         locals_[i] = Elementwise(rule, i, data, result)
-    return _node(rule, _recorded(operands, data) if constants else operands, locals_, result, scope)
-
-
-def _recorded(operands: Sequence[Any], data: Sequence[Any]) -> list[Any]:
-    """The operands for a node to keep: Tensors, and our own copies of the constants."""
-    return [x if isinstance(x, Tensor) else d for x, d in zip(operands, data, strict=True)]
-
-
-def _typed(data: list[Any], operands: tuple[Any, ...]) -> list[Any]:
-    """Numbers in the dtype of the Tensor they meet, so that a float32 network stays one."""
-    dtype = next(x.dtype for x in operands if isinstance(x, Tensor))
-    if dtype == np.float64:
-        return data
-    return [dtype.type(d) if type(d) is float else d for d in data]
+    return _node(rule, kept, locals_, result, scope)
 
 
 def _apply_structural(
     rule: ArrayRule, operands: Sequence[Any], parameters: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
-    data = []
+    data: list[Any] = []
     tracked = []
+    kept = operands
     for i, x in enumerate(operands):
         if isinstance(x, Tensor):
-            data.append(x._read())
+            data.append(x._array if x._holders == _RECORDED else x._read())
             if x.rule is not UNTRACKED:
                 tracked.append(i)
         else:
             data.append(as_array(_plain(x), rule.name))
-    parameters = tuple(map(_frozen, parameters))
-    options = {name: _frozen(p) for name, p in options.items()} if options else options
+            kept = [*kept[:i], data[i], *kept[i + 1 :]]
+    if parameters or options:
+        parameters = tuple(map(_frozen, parameters))
+        options = {name: _frozen(p) for name, p in options.items()}
     result = _quietly(rule.apply, arrays, data, parameters, options)
-    scope = resolve(current_state())
+    state = current_state()
+    scope = state if type(state) is Scope else resolve(state)
     if scope is None or not tracked:
         return _untracked(result)
     locals_: list[Any] = [None] * len(data)
     for i in tracked:
-        locals_[i] = Structural(rule, i, data, result, parameters, options)
-    return _node(rule, _recorded(operands, data), locals_, result, scope)
+        local = locals_[i] = Structural(rule, i, data, result)
+        local.parameters, local.options = parameters, options
+    return _node(rule, kept, locals_, result, scope)
+
+
+def _typed(data: list[Any]) -> list[Any]:
+    """Numbers in the dtype of the arrays they meet, so that a float32 network stays one."""
+    dtype = None
+    for d in data:
+        if type(d) is not float and d.dtype.kind == "f":
+            if d.dtype == np.float64:
+                return data
+            dtype = d.dtype
+    return [dtype.type(d) if dtype and type(d) is float else d for d in data]
 
 
 def _node(
@@ -314,8 +318,13 @@ def _constant(x: Any, what: str, is_condition: bool = False) -> Any:
     return as_array(x, what)
 
 
+_IMMUTABLE = {int, bool, float, str, type(None), slice}
+
+
 def _frozen(parameter: Any) -> Any:
     """An argument that nobody else can change: arrays in it are copied."""
+    if type(parameter) in _IMMUTABLE:
+        return parameter
     if isinstance(parameter, np.ndarray):
         return parameter.copy()
     if isinstance(parameter, (list, tuple)):
@@ -344,7 +353,8 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
     def operation(x: Tensor, y: Any) -> Any:
         if isinstance(y, Tensor):
             return compare(x._array, y._array)
-        if not isinstance(_plain(y), (int, float, np.number, np.ndarray, list, tuple)):
+        numeric = isinstance(_plain(y), (int, float, np.number, np.ndarray, list, tuple))
+        if not numeric or isinstance(y, bool):
             return NotImplemented
         return compare(x._array, _constant(y, "comparison"))
 
@@ -425,7 +435,7 @@ class Tensor(Node):
 
         Writing never affects what was computed before: if a graph has recorded the array, a fresh
         copy is handed out and used from then on. An array handed out earlier turns read-only when
-        the leaf is next used.
+        the leaf is next used; views taken of it do not, but writing to them has no effect.
         """
         if not self.is_leaf:
             view = self._array.view()
@@ -457,8 +467,10 @@ class Tensor(Node):
         """
         grad = self._grad
         if grad is not None and grad is not self._own_grad:
-            # In a sweep, gradients may be views of one another; whoever looks gets a copy.
-            grad = np.array(grad)
+            # In a sweep, gradients may be views of one another: whoever looks gets a copy, unless
+            # nothing else refers to the array (only this slot, this name, and the call itself).
+            alone = type(grad) is np.ndarray and grad.base is None and sys.getrefcount(grad) == 3
+            grad = grad if alone else np.array(grad)
             self._grad = self._own_grad = grad
         return grad  # type: ignore[no-any-return]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from contextlib import suppress
 from numbers import Real
 from typing import Any
 
@@ -48,8 +47,12 @@ def _number(x: Any, what: str) -> float:
     if type(x) is float:
         return x
     if isinstance(x, Real) and not isinstance(x, bool):
-        with suppress(TypeError):  # numpy's durations call themselves real
+        try:
             return float(x)
+        except OverflowError:
+            raise ValueError(f"{what}: an integer this large has no float") from None
+        except TypeError:  # numpy's durations call themselves real
+            pass
     hint = ""
     if hasattr(x, "__array__") or isinstance(x, (list, tuple)):
         hint = "; for arrays use tb.Tensor(...), or tb.values(...) for an array of Values"

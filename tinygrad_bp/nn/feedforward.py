@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp import rules
-from tinygrad_bp.array_rules import log_softmax, softmax
+from tinygrad_bp.array_rules import linear, log_softmax, softmax
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.tensor import Tensor
@@ -86,8 +86,7 @@ class Linear(Module):
     def forward(self, x: Any) -> Any:
         """x of shape (..., inputs) to (..., outputs)."""
         check_features(x, self.W.shape[0], "Linear")
-        product = x @ self.W
-        return product if self.b is None else product + self.b
+        return x @ self.W if self.b is None else linear(x, self.W, self.b)
 
 
 class MLP(Module):

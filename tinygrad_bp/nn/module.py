@@ -137,12 +137,12 @@ def named(x: _T, name: str) -> _T:
         x: a Value, a Tensor, or an array of Values, whose elements become `name[i, j]`.
         name: the name.
     """
-    if isinstance(x, Values):
+    if isinstance(x, (Tensor, Value)):
+        x.label = name
+    elif isinstance(x, Values):
         for index in np.ndindex(x.shape):
             element: Any = x[index]
             element.label = f"{name}[{', '.join(map(str, index))}]"
-    elif isinstance(x, (Value, Tensor)):
-        x.label = name
     else:
         raise TypeError(f"named: expected a Value, a Tensor or Values, got {type(x).__name__}")
     return x

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.array_rules import linear
 from tinygrad_bp.graph import scope
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import Activation, activation_of, check_features, check_sizes
@@ -56,7 +57,7 @@ class RNN(Module):
         """The next state, (..., hidden), of an input (..., inputs) and a state (..., hidden)."""
         check_features(x, self.U.shape[0], "RNN input")
         check_features(h, self.W.shape[0], "RNN state")
-        return self.activation(named(x @ self.U + h @ self.W + self.b, "z"))
+        return self.activation(named(linear(x, self.U, self.b) + h @ self.W, "z"))
 
     def initial_state(self, *batch: int) -> Any:
         """A state of zeros, of shape (*batch, hidden): a constant."""
@@ -125,5 +126,5 @@ class CharRNN(Module):
         logits = []
         for t, h in enumerate(states, 1):
             with scope("step", t):
-                logits.append(named(h @ self.V + self.c, f"o({t})"))
+                logits.append(named(linear(h, self.V, self.c), f"o({t})"))
         return logits, states[-1]
