@@ -643,7 +643,7 @@ def stack(m: M, operands: Sequence[X], axis: int = 0) -> X:
     return m.stack(operands, axis)
 
 
-def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> list[Any]:
+def split(x: Any, sections: Any, axis: int = 0) -> list[Any]:
     """Parts of x along an axis: a number of equal ones, or cut before the given positions.
 
     Args:
