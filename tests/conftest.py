@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tinygrad_bp import graph
+from tinygrad_bp.recording import ROOT, _state
 
 QUIET = {
     "deadline": None,
@@ -19,4 +19,4 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 @pytest.fixture(autouse=True)
 def recording():
     """Every test starts at the top, with recording on, whatever a failed one has left behind."""
-    graph._state.set(graph.ROOT)
+    _state.set(ROOT)

@@ -15,6 +15,7 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [
+    {"recording"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
     {"value", "tensor", "scalars"},
     {"nn", "optim", "calculus", "check"},
@@ -25,7 +26,7 @@ LAYERS = [
 ]
 COMMANDS = {"cli", "tour"}
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
-NO_NUMPY = {"graph", "rules", "floats", "value"}
+NO_NUMPY = {"recording", "graph", "rules", "floats", "value"}
 ONLY_WHEN_ASKED_FOR = {"graphviz", "pygraphviz", "sklearn", "tqdm", "scipy", "matplotlib"}
 
 

@@ -15,7 +15,7 @@ from mpmath import mpf
 from oracles import DERIVATIVES, EPS, paths, run
 
 from tinygrad_bp import graph, no_grad, rules, scope, sweep, topological_order
-from tinygrad_bp.graph import is_grad_enabled
+from tinygrad_bp.recording import is_grad_enabled
 from tinygrad_bp.rules import RULES
 from tinygrad_bp.value import Value
 

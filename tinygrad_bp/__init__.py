@@ -47,13 +47,15 @@ from tinygrad_bp.check import (
 from tinygrad_bp.graph import (
     Edge as Edge,
     Node as Node,
-    Scope as Scope,
     Step as Step,
+    sweep as sweep,
+    topological_order as topological_order,
+)
+from tinygrad_bp.recording import (
+    Scope as Scope,
     is_grad_enabled as is_grad_enabled,
     no_grad as no_grad,
     scope as scope,
-    sweep as sweep,
-    topological_order as topological_order,
 )
 from tinygrad_bp.rules import (
     RULES as RULES,

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp import arrays
-from tinygrad_bp.graph import Node, no_grad, topological_order
+from tinygrad_bp.graph import Node, topological_order
+from tinygrad_bp.recording import no_grad
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor

@@ -22,16 +22,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.array_rules import ArrayRule
-from tinygrad_bp.graph import (
-    MORE,
-    ROOT,
-    UNTRACKED,
-    Node,
-    Scope,
-    backward,
-    current_state,
-    resolve,
-)
+from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
+from tinygrad_bp.recording import ROOT, Scope, current_state, resolve
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.value import Value
 

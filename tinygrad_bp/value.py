@@ -14,16 +14,8 @@ from numbers import Real
 from typing import Any
 
 from tinygrad_bp import floats, rules
-from tinygrad_bp.graph import (
-    MORE,
-    ROOT,
-    UNTRACKED,
-    Node,
-    Scope,
-    backward,
-    current_state,
-    resolve,
-)
+from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
+from tinygrad_bp.recording import ROOT, Scope, current_state, resolve
 from tinygrad_bp.rules import Rule
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.graph import scope
+from tinygrad_bp.recording import scope
 from tinygrad_bp.scalars import Values, values
 from tinygrad_bp.tensor import Tensor, as_array
 from tinygrad_bp.value import Value

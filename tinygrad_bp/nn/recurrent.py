@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp.array_rules import linear
-from tinygrad_bp.graph import scope
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import Activation, activation_of, check_features, check_sizes
 from tinygrad_bp.nn.module import Module, named
+from tinygrad_bp.recording import scope
 from tinygrad_bp.tensor import Tensor
 
 

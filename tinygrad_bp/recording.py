@@ -1,0 +1,197 @@
+"""Where we are in a program, and whether operations are recorded there.
+
+Every operation asks both, so both are one variable: the scope that new nodes belong to, or a mark
+that says there is none because nothing is being recorded. It is a ContextVar, so that threads and
+asyncio tasks do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import CodeType, FrameType, TracebackType
+from typing import Any, TypeVar
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Scope:
+    """A named region of a program, such as a layer or a time step; nodes made in it belong to it.
+
+    Scopes nest: `path` of the innermost reads `"mlp/layer1"`. `index` is the number of a repeated
+    region (the time step of an unrolled network), or None.
+    """
+
+    __slots__ = ("index", "name", "outer")
+
+    def __init__(self, name: str, index: int | None = None, outer: Scope | None = None) -> None:
+        self.name = name
+        self.index = index
+        self.outer = outer
+
+    @property
+    def path(self) -> str:
+        """The names from the outermost scope inwards, joined by `/`; empty at the top."""
+        if self.outer is None:
+            return ""
+        return f"{self.outer.path}/{self}" if self.outer.outer else str(self)
+
+    def __str__(self) -> str:
+        return self.name if self.index is None else f"{self.name}({self.index})"
+
+    def __repr__(self) -> str:
+        return f"Scope({self.path!r})"
+
+
+class Label:
+    """The name that was given to one node, with the scope in which the node was made."""
+
+    __slots__ = ("scope", "text")
+
+    def __init__(self, text: str, scope: Scope) -> None:
+        self.text = text
+        self.scope = scope
+
+
+class _Special:
+    """A state of recording that needs a closer look: not recording, or entered in a generator."""
+
+    __slots__ = ("frame", "scope")
+
+    def __init__(self, scope: Scope | None, frame: FrameType | None) -> None:
+        self.scope = scope
+        self.frame = frame
+
+
+ROOT = Scope("")
+
+_state: ContextVar[Scope | _Special] = ContextVar("tinygrad_bp_state", default=ROOT)
+current_state = _state.get
+
+_GENERATOR = 0x20 | 0x200  # CO_GENERATOR, CO_ASYNC_GENERATOR of the inspect module
+
+
+def resolve(state: Scope | _Special) -> Scope | None:
+    """The scope that an operation made now belongs to, or None when it is not to be recorded.
+
+    Raises:
+        RuntimeError: the state was set inside a generator that is suspended at a `yield`: it would
+            leak into code that never asked for it.
+    """
+    if isinstance(state, Scope):
+        return state
+    if state.frame is not None:
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame is not state.frame:
+            frame = frame.f_back
+        if frame is None:
+            code: CodeType = state.frame.f_code
+            raise RuntimeError(
+                f"the generator {code.co_name!r} is suspended at a yield inside a no_grad() or "
+                "scope() block, which would leak into its caller; close the block before yielding"
+            )
+    return state.scope
+
+
+class _Block:
+    """A `with` block that changes the state of recording, and puts it back."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def _scope(self, outer: Scope | None) -> Scope | None:
+        raise NotImplementedError
+
+    def __enter__(self) -> None:
+        if hasattr(self, "_inner"):
+            raise RuntimeError(
+                f"this {type(self).__name__}() block is entered already; make another"
+            )
+        self._outer = _state.get()
+        scope = self._scope(resolve(self._outer))
+        caller: Any = sys._getframe(1)
+        while caller.f_code.co_filename == contextlib.__file__:  # an ExitStack's
+            caller = caller.f_back
+        in_generator = caller.f_code.co_flags & _GENERATOR
+        self._inner: Scope | _Special
+        if scope is not None and not in_generator:
+            self._inner = scope
+        else:
+            self._inner = _Special(scope, caller if in_generator else None)
+        _state.set(self._inner)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        in_order = _state.get() is self._inner
+        _state.set(self._outer)
+        del self._inner
+        if not in_order and error is None:
+            raise RuntimeError("no_grad() and scope() blocks were closed out of order")
+
+
+class no_grad(_Block):
+    """Within this block, or in a function decorated with it, operations are not recorded.
+
+    The results are constants: they require no gradient and remember nothing. The state is that of
+    the present thread and asyncio task alone. An operation that runs while a generator is suspended
+    inside such a block raises RuntimeError instead of being silently affected.
+
+    Example:
+        >>> x = Value(3.0)
+        >>> with no_grad():
+        ...     y = x * x
+        >>> y.requires_grad
+        False
+    """
+
+    __slots__ = ()
+
+    def _scope(self, outer: Scope | None) -> Scope | None:
+        return None
+
+    def __call__(self, function: _F) -> _F:
+        import functools
+        import inspect
+
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError("no_grad() cannot decorate a generator function; use it in its body")
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def unrecorded_coroutine(*args: Any, **kwargs: Any) -> Any:
+                with no_grad():
+                    return await function(*args, **kwargs)
+
+            return unrecorded_coroutine  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def unrecorded(*args: Any, **kwargs: Any) -> Any:
+            with no_grad():
+                return function(*args, **kwargs)
+
+        return unrecorded  # type: ignore[return-value]
+
+
+class scope(_Block):
+    """Nodes made within this block belong to the region `name` (of step `index`, if given)."""
+
+    __slots__ = ("index", "name")
+
+    def __init__(self, name: str, index: int | None = None) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"scope: name must be a str, got {type(name).__name__}")
+        self.name = name
+        self.index = index
+
+    def _scope(self, outer: Scope | None) -> Scope | None:
+        return None if outer is None else Scope(self.name, self.index, outer)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are being recorded here and now."""
+    return resolve(_state.get()) is not None
