@@ -365,12 +365,37 @@ def test_unary_operators():
 
 @pytest.mark.parametrize("apply", [operator.iadd, operator.isub, operator.imul, operator.itruediv])
 def test_in_place_operators_make_a_new_array(apply):
-    v = values(A)
+    v = values(A) + 0.0
     w = apply(v, 2.0)
     assert w is not v
     assert is_sound(w)
     np.testing.assert_array_equal(v.data, A)
     np.testing.assert_array_equal(w.data, apply(A.copy(), 2.0))
+
+
+def test_a_step_that_would_move_nothing_is_refused():
+    for leaf in (values(A), Tensor(A), Value(2.0)):
+        with pytest.raises(TypeError, match=r"p\.data -="):
+            leaf -= 0.1
+        computed = leaf * 3.0
+        computed -= 1.0
+        np.testing.assert_array_equal(computed.data, np.asarray(leaf.data) * 3.0 - 1.0)
+        data = leaf.data.copy() if isinstance(leaf, Tensor) else leaf.data
+        leaf.data -= 0.5
+        np.testing.assert_array_equal(leaf.data, data - 0.5)
+
+
+def test_backward_of_an_array():
+    v = values(A)
+    (v * v).backward(np.ones_like(A))
+    np.testing.assert_array_equal(v.grad, 2.0 * A)
+    one = values([3.0])
+    (one * one).backward()
+    assert one.grad[0] == 6.0
+    with pytest.raises(ValueError, match="needs the gradient to start from"):
+        v.backward()
+    with pytest.raises(ValueError, match="expected shape"):
+        v.backward([1.0])
 
 
 def test_an_array_on_the_left_of_an_in_place_operator():

@@ -13,6 +13,7 @@ Matrix calculus: Giles 2008, "Collected matrix derivative results"; Petersen & P
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral
@@ -45,6 +46,8 @@ class ArrayRule:
         self.takes_sequence = takes_sequence
         self.name = self.__name__ = value.__name__
         self.__doc__ = value.__doc__
+        signature = inspect.signature(value)
+        self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Apply the operation: operands first, then what numpy's function of this name takes."""

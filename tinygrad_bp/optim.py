@@ -29,6 +29,9 @@ class Optimizer:
     """
 
     def __init__(self, parameters: Iterable[Any], lr: float) -> None:
+        if not isinstance(parameters, Iterable):
+            kind = type(parameters).__name__
+            raise TypeError(f"parameters: expected leaves, as model.parameters() gives, got {kind}")
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError("parameters: expected at least one, got none")

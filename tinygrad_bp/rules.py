@@ -58,7 +58,9 @@ class Rule:
         analytic: bool,
         textbook: tuple[Callable[..., Any], ...],
     ) -> None:
-        parameters = list(inspect.signature(value).parameters.values())[1:]
+        signature = inspect.signature(value)
+        parameters = list(signature.parameters.values())[1:]
+        self.__signature__ = signature.replace(parameters=parameters)
         self.value = value
         self.partials = partials
         self.name = self.__name__ = value.__name__.rstrip("_")

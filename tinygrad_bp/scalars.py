@@ -96,6 +96,22 @@ class Values(_ObjectArray):
         """Whether every element was given, and not computed."""
         return all(v.is_leaf for v in self.flat)
 
+    def backward(self, gradient: ArrayLike | None = None, *, leaves_only: bool = False) -> None:
+        """Compute the gradient by every tracked ancestor, as a Tensor does.
+
+        Raises:
+            ValueError: there are several elements and no gradient, or its shape is another.
+        """
+        if gradient is None and self.size != 1:
+            raise ValueError(
+                f"backward() of Values of shape {self.shape} needs the gradient to start from: "
+                "sum them to one Value first, or pass an array of this shape"
+            )
+        seed = np.ones(self.shape) if gradient is None else as_array(gradient, "gradient")
+        if seed.shape != self.shape:
+            raise ValueError(f"gradient: expected shape {self.shape}, got {seed.shape}")
+        (self * seed).sum().backward(leaves_only=leaves_only)
+
     def detach(self) -> Values:
         """Constants of the same numbers."""
         constants: Values = values(self.data, requires_grad=False)
@@ -199,7 +215,14 @@ class Values(_ObjectArray):
         return super().__ge__(_zero_dimensional(other))
 
     # As for a Tensor, `x += y` makes a new array: the old one may stand in a graph.
-    __iadd__, __isub__, __imul__, __itruediv__ = __add__, __sub__, __mul__, __truediv__
+    __iadd__, __imul__, __itruediv__ = __add__, __mul__, __truediv__
+
+    def __isub__(self, other: Any) -> Any:
+        if self.is_leaf and self.requires_grad:
+            raise TypeError(
+                "p -= ... does not move leaves; write p.data -= ..., or p = p - ... for new nodes"
+            )
+        return self - other
 
     # --- what ndarray would do to objects without derivatives -----------------------------------
 

@@ -636,6 +636,14 @@ class Tensor(Node):
     def __pos__(self) -> Tensor:
         return self
 
+    def __isub__(self, other: Any) -> Any:
+        if self.rule is None:
+            # It would make a node called p, and leave the parameter as it is.
+            raise TypeError(
+                "p -= ... does not move a leaf; write p.data -= ..., or p = p - ... for a new node"
+            )
+        return self - other
+
     def __matmul__(self, other: Any) -> Tensor:
         return _apply_structural(array_rules.matmul, (self, other), (), {})  # type: ignore[no-any-return]
 

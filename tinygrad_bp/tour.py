@@ -51,7 +51,8 @@ class Page:
         """A picture, in a file of its own and on the page."""
         write(self.out / name, svg)
         self.parts.append(
-            f'<figure><div class="wide"><img src="{name}" alt="{html.escape(caption)}"></div>'
+            f'<figure><div class="wide"><a href="{name}"><img src="{name}" '
+            f'alt="{html.escape(caption)}"></a></div>'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
 
@@ -104,15 +105,24 @@ def tour(out: Path, data: Path | None = None) -> bool:
     """
     text = english() if data is None else read_text(data)
     digits = load_digits()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"--out {out}: expected a directory, got a file") from None
     page = Page(out)
     start = time.perf_counter()
-    expression(page)
-    results = [
-        train_digits(page, digits),
-        train_text(page, text, "the standard library's help pages" if data is None else data.name),
-        check_everything(page),
-    ]
+    # Networks this small are computed faster by one thread of BLAS than by several, and very much
+    # faster where something else keeps the cores busy.
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        expression(page)
+        source = "the standard library's help pages" if data is None else data.name
+        results = [
+            train_digits(page, digits),
+            train_text(page, text, source),
+            check_everything(page),
+        ]
     path = page.finish()
     print(f"\n{time.perf_counter() - start:.0f} s. Open {path}")
     return all(results)
@@ -187,7 +197,11 @@ def train_digits(page: Page, digits: tuple[NDArray[Any], ...], epochs: int = 25)
         f"64-48-10, tanh, Adam: {epochs} epochs over {len(images)} images in {seconds:.1f} s; "
         f"{accuracy:.1%} of the {len(truth)} held-out images read rightly"
     )
-    page.picture("digits.svg", curve(losses, math.log(10)), "Loss by step; dashed: ln 10, a guess.")
+    page.picture(
+        "digits.svg",
+        curve(losses, math.log(10)),
+        "Loss by step, in nats; dashed: ln 10, a guess among ten.",
+    )
     return accuracy >= 0.95
 
 
@@ -209,6 +223,8 @@ def read_text(path: Path) -> str:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"--data {path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"--data {path}: expected UTF-8 text; {error}") from None
     if len(text) < LEAST_TEXT:
@@ -261,7 +277,11 @@ def train_text(page: Page, text: str, source: str, steps: int = 1500) -> bool:
     )
     page.say("It writes:")
     page.quote(write_text(model, symbols, codes[:1], 300, rng))
-    page.picture("text.svg", curve(losses, math.log(len(symbols))), "Loss by step; dashed: ln V.")
+    page.picture(
+        "text.svg",
+        curve(losses, math.log(len(symbols))),
+        "Loss by step, in nats; dashed: ln V, a guess among V symbols.",
+    )
     return final < 2.3
 
 

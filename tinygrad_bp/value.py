@@ -355,6 +355,14 @@ class Value(Node):
     def __pos__(self) -> Value:
         return self
 
+    def __isub__(self, other: Any) -> Any:
+        if self.rule is None:
+            # It would make a node called p, and leave the parameter as it is.
+            raise TypeError(
+                "p -= ... does not move a leaf; write p.data -= ..., or p = p - ... for a new node"
+            )
+        return self - other
+
     exp = _unary(rules.exp)
     log = _unary(rules.log)
     sqrt = _unary(rules.sqrt)

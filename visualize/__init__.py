@@ -59,6 +59,8 @@ class Picture:
         given = Path(path)
         if given.suffix.lower() != ".svg":
             raise ValueError(f"save: the name must end in .svg, got {given.name!r}")
+        if not given.resolve().parent.is_dir():
+            raise FileNotFoundError(f"save: there is no directory {str(given.parent)!r}")
         _write(given.resolve(), self.svg)  # through a link, to where it leads
         return given
 
@@ -98,7 +100,8 @@ def draw(
         ValueError: the graph is too large, or there is no such direction or theme.
     """
     if not isinstance(node, Node):
-        raise TypeError(f"draw: node must be a Value or a Tensor, got {type(node).__name__}")
+        hint = "; draw one element, or their sum" if hasattr(node, "flat") else ""
+        raise TypeError(f"draw: node must be a Value or a Tensor, got {type(node).__name__}{hint}")
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int):
         raise TypeError(f"draw: max_nodes must be an int, got {type(max_nodes).__name__}")
     _check_choice("direction", direction, ("LR", "TB"))

@@ -139,7 +139,7 @@ def test_labels():
 
 @pytest.mark.parametrize("sizes", [[], [3]])
 def test_mlp_refuses_too_few_sizes(sizes):
-    with pytest.raises(ValueError, match="sizes: expected at least inputs and outputs"):
+    with pytest.raises(ValueError, match="sizes: expected the widths"):
         nn.MLP(sizes, rng=0)
 
 

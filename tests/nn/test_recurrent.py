@@ -220,3 +220,12 @@ def test_char_rnns_logits_stand_in_the_scope_of_their_step():
     model = nn.CharRNN(3, 4, rng=0)
     logits, _ = model(np.eye(3)[:, None], model.cell.initial_state(1))
     assert [o.scope.index for o in logits] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("x", "h"), [((4, 2), (3,)), ((4, 2), (1, 3)), ((2,), (4, 3)), ((5, 2), (4, 3))]
+)
+def test_an_input_and_a_state_of_different_batches_are_refused(x, h):
+    cell = nn.RNN(2, 3, rng=0)
+    with pytest.raises(ValueError, match="batch shape"):
+        cell(np.ones(x), np.zeros(h))

@@ -116,8 +116,8 @@ class MLP(Module):
         initializer: init.Initializer | None = None,
         dtype: Any = np.float64,
     ) -> None:
-        if len(sizes) < 2:
-            raise ValueError(f"sizes: expected at least inputs and outputs, got {list(sizes)}")
+        if not isinstance(sizes, Sequence) or len(sizes) < 2:
+            raise ValueError(f"sizes: expected the widths, such as [2, 8, 1], got {sizes!r}")
         count = len(sizes) - 1
         if isinstance(activations, str) or callable(activations):
             activations = [activations] * (count - 1) + ["identity"]
@@ -164,7 +164,8 @@ def check_features(x: Any, expected: int, what: str) -> None:
     shape = getattr(x, "shape", None)
     if shape is None:
         raise TypeError(
-            f"{what}: expected a Tensor, Values or a numpy array, got {type(x).__name__}"
+            f"{what}: expected a Tensor, Values or a numpy array, got {type(x).__name__}; "
+            "numbers in a list become one by np.array(...)"
         )
     if len(shape) == 0 or shape[-1] != expected:
         raise ValueError(f"{what}: expected (..., {expected}) features, got shape {tuple(shape)}")

@@ -113,7 +113,10 @@ def cross_entropy(o: Any, y: Any, reduction: Reduction = "mean") -> Any:
     else:
         y = as_array(y, "y", o.dtype if isinstance(o, Tensor) else None)
         if not np.allclose(_probabilities(y, "y").sum(-1), 1.0, atol=1e-6):
-            raise ValueError("y: a distribution does not sum to 1")
+            raise ValueError(
+                f"y: expected distributions, each with sum 1, got {y.sum(-1).ravel()[:3]} ...; "
+                f"classes are integers of shape {shape[:-1]}"
+            )
     # A class that cannot be (o = -inf) and is not (y = 0) costs nothing: the product is azmul.
     log_likelihood = rules.azmul(y, array_rules.log_softmax(o, -1))
     return _reduce(log_likelihood, reduction, factor=-1.0)

@@ -57,6 +57,11 @@ class RNN(Module):
         """The next state, (..., hidden), of an input (..., inputs) and a state (..., hidden)."""
         check_features(x, self.U.shape[0], "RNN input")
         check_features(h, self.W.shape[0], "RNN state")
+        if x.shape[:-1] != h.shape[:-1]:
+            raise ValueError(
+                f"RNN: the input has the batch shape {tuple(x.shape[:-1])}, the state "
+                f"{tuple(h.shape[:-1])}"
+            )
         return self.activation(named(linear(x, self.U, self.b) + h @ self.W, "z"))
 
     def initial_state(self, *batch: int) -> Any:
