@@ -410,3 +410,15 @@ def test_inputs_are_left_as_they_were_when_the_function_raises():
 def test_constants_may_be_checked():
     """A leaf that requires no gradient is differentiated by all the same."""
     assert check_gradients(lambda x: (x * x).sum(), Tensor(P, requires_grad=False))
+
+
+def test_a_tolerance_that_is_given_is_kept():
+    @elementwise(2.0)
+    def doubled_slope(m, x):
+        return x + 1e9
+
+    assert not check_gradients(lambda x: doubled_slope(x), Value(1.0), atol=1e-3, rtol=1e-3)
+
+
+def test_numbers_too_large_for_a_fixed_step():
+    assert check_gradients(lambda x: x * x, Value(1e17))

@@ -929,8 +929,9 @@ def test_blocks_closed_out_of_order_are_noticed():
     second.__enter__()
     with pytest.raises(RuntimeError, match="out of order"):
         first.__exit__(None, None, None)
-    with pytest.raises(RuntimeError, match="out of order"):
-        second.__exit__(None, None, None)
+    assert not is_recorded()
+    second.__exit__(None, None, None)
+    assert is_recorded()
 
 
 # --- scopes -------------------------------------------------------------------------------------
@@ -1014,3 +1015,13 @@ def test_a_sweep_makes_no_cycles():
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_blocks_closed_out_of_order_leave_recording_on():
+    first, second = no_grad(), scope("s")
+    first.__enter__()
+    second.__enter__()
+    with pytest.raises(RuntimeError, match="out of order"):
+        first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert (Value(2.0) * Value(3.0)).requires_grad

@@ -345,3 +345,21 @@ def test_clip_grad_norm_needs_a_positive_bound(max_norm):
     with pytest.raises(ValueError, match="max_norm: expected a positive number"):
         optim.clip_grad_norm([p], max_norm)
     assert p.grad == 3.0
+
+
+def test_clipping_one_parameter_and_one_given_twice():
+    p = tb.Tensor([3.0, 4.0])
+    p.grad = [6.0, 8.0]
+    assert optim.clip_grad_norm(p, 100.0) == 10.0
+    assert optim.clip_grad_norm([p, p], 1.0) == 10.0
+    np.testing.assert_allclose(p.grad, [0.6, 0.8], rtol=1e-15)
+
+
+def test_a_step_moves_all_or_nothing():
+    p, v = tb.Tensor([1.0]), tb.values([1.0, 2.0])
+    optimizer = optim.SGD([p, v], lr=1.0)
+    p.grad, v.grad = [1.0], [1.0, 1.0]
+    v[0] = v[1] * 2.0
+    with pytest.raises(TypeError, match="leaf no longer"):
+        optimizer.step()
+    assert p.data[0] == 1.0

@@ -639,3 +639,19 @@ def test_single_values_are_refused_by_name(rule):
     arguments = ([x, x],) if rule.takes_sequence else [x] * len(rule.pullbacks)
     with pytest.raises(TypeError, match=rf"{rule.name} works on arrays"):
         rule(*arguments)
+
+
+def test_tied_infinities():
+    v = values([math.inf, math.inf, 1.0])
+    peak = tb.max(v)
+    assert peak.data == math.inf
+    peak.backward()
+    np.testing.assert_array_equal(v.grad, [0.5, 0.5, 0.0])
+
+
+def test_backward_of_an_array_when_nothing_is_recorded():
+    v = values(A)
+    w = v * v
+    with tb.no_grad():
+        w.backward(np.ones_like(A))
+    np.testing.assert_array_equal(v.grad, 2.0 * A)

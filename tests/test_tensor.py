@@ -1123,3 +1123,21 @@ def test_float32_stays_float32_through_a_network():
     assert y.dtype == np.float32
     y.backward()
     assert all(node.grad.dtype == np.float32 for node in tb.topological_order(y))
+
+
+def test_nothing_that_a_sweep_needs_can_be_written_through():
+    x, y, c = Tensor([1.0, 2.0]), Tensor([3.0, 4.0]), np.array([5.0, 6.0])
+    z = (x * y * c).sum()
+    for step in tb.sweep(z):
+        shown = [step.gradient, *step.node.operands]
+        for edge in step.edges:
+            shown += [edge.contribution, edge.local.result, *edge.local.operands]
+            if hasattr(edge.local, "partial"):
+                shown.append(edge.local.partial())
+        for array in shown:
+            if isinstance(array, np.ndarray) and array.ndim:
+                with pytest.raises(ValueError, match="read-only"):
+                    array[...] = -7.0
+    z.backward()
+    np.testing.assert_array_equal(x.grad, [15.0, 24.0])
+    np.testing.assert_array_equal(y.grad, [5.0, 12.0])

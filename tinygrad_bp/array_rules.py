@@ -36,11 +36,17 @@ class ArrayRule:
         pullbacks: one named function per operand; for an operation on a sequence of operands a
             single one, which is told the `which` of the operand.
         takes_sequence: whether the first argument is a sequence of operands.
+        analytic: whether it is complex differentiable (then a complex step can check it).
     """
 
     def __init__(
-        self, value: Callable[..., Any], pullbacks: tuple[Pullback, ...], takes_sequence: bool
+        self,
+        value: Callable[..., Any],
+        pullbacks: tuple[Pullback, ...],
+        takes_sequence: bool,
+        analytic: bool,
     ) -> None:
+        self.analytic = analytic
         self.value = value
         self.pullbacks = pullbacks
         self.takes_sequence = takes_sequence
@@ -112,12 +118,12 @@ ARRAY_RULES: dict[str, ArrayRule] = {}
 
 
 def structural(
-    *pullbacks: Pullback, takes_sequence: bool = False
+    *pullbacks: Pullback, takes_sequence: bool = False, analytic: bool = True
 ) -> Callable[[Callable[..., Any]], ArrayRule]:
     """Make a rule of the decorated function `value(m, *operands, ...)`, given its pullbacks."""
 
     def decorate(value: Callable[..., Any]) -> ArrayRule:
-        rule = ArrayRule(value, pullbacks, takes_sequence)
+        rule = ArrayRule(value, pullbacks, takes_sequence, analytic)
         if ARRAY_RULES.setdefault(rule.name, rule) is not rule:
             raise ValueError(f"there is a rule {rule.name!r} already; give this one another name")
         return rule
@@ -132,8 +138,8 @@ def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The axes of a reduction, as non-negative numbers."""
     if axis is None:
         return tuple(range(ndim))
-    axes = (axis,) if isinstance(axis, int) else axis
-    return tuple(int(a) % ndim for a in axes)
+    axes: Any = (axis,) if isinstance(axis, Integral) else axis
+    return tuple(int(a) % ndim for a in axes) if ndim else ()
 
 
 def _count(x: X, axis: Axis) -> int:
@@ -233,7 +239,12 @@ def linear_db(m: M, g: X, z: X, x: X, W: X, b: X) -> X:
 
 @structural(linear_dx, linear_dW, linear_db)
 def linear(m: M, x: X, W: X, b: X) -> X:
-    """x @ W + b: the weighted input of a layer"""
+    """x @ W + b: the weighted input of a layer; W has shape (inputs, outputs), b (outputs,)"""
+    if len(W.shape) != 2 or tuple(b.shape) != tuple(W.shape[1:]):
+        raise ValueError(
+            f"linear: expected W of shape (inputs, outputs) and b of shape (outputs,), "
+            f"got {tuple(W.shape)} and {tuple(b.shape)}"
+        )
     return m.matmul(x, W) + b
 
 
@@ -288,6 +299,8 @@ def explicit(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
         raise ValueError(f"einsum: {subscripts!r} does not fit operands of {ranks} dimensions")
     dots = "".join(free[: sorted(widths)[-1]])
     spelled = [s.replace("...", dots[len(dots) - w :]) for s, w in zip(inputs, widths, strict=True)]
+    if arrow and dots and "..." not in output:
+        raise ValueError(f"einsum: {subscripts!r} has '...' on the left but not on the right")
     if arrow:
         return spelled, output.replace("...", dots)
     letters = left.replace("...", "").replace(",", "")
@@ -338,7 +351,7 @@ def mean(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
 def var_dx(m: M, g: X, y: X, x: X, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> X:
     deviation = x - mean.value(m, x, axis, True)
     share = m.divide(2.0 * _restore(m, g, x, axis, keepdims), float(_count(x, axis) - ddof))
-    return share * deviation
+    return m.azmul(share, deviation)
 
 
 @structural(var_dx)
@@ -356,13 +369,13 @@ def max_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) ->
     return m.azmul(_restore(m, g, x, axis, keepdims), share)
 
 
-@structural(max_dx)
+@structural(max_dx, analytic=False)
 def max(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     """The largest element over an axis, several, or all; equal ones share the gradient"""
     return m.max(x, axis=axis, keepdims=keepdims)
 
 
-@structural(max_dx)
+@structural(max_dx, analytic=False)
 def min(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     """The smallest element over an axis, several, or all; equal ones share the gradient"""
     return m.min(x, axis=axis, keepdims=keepdims)
@@ -372,7 +385,8 @@ def prod_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -
     """The product of the others: y / x, or where that is not accurate each product on its own."""
     g = _restore(m, g, x, axis, keepdims)
     y = _restore(m, y, x, axis, keepdims)
-    if ((abs(y) > 1e-290) & (abs(y) < float("inf"))).all():
+    tiny = 1e-290 if y.dtype == "float64" else 1e-30
+    if ((abs(y) > tiny) & (abs(y) < float("inf"))).all():
         return m.azmul(g, m.divide(y, x))
     axes = _axes(axis, len(x.shape))
     kept = tuple(i for i in range(len(x.shape)) if i not in axes)
@@ -607,7 +621,8 @@ def take(m: M, x: X, indices: Any, axis: int | None = None) -> X:
 def take_along_axis_dx(m: M, g: X, y: X, x: X, indices: Any, axis: int) -> X:
     import numpy as np
 
-    grid = list(np.ogrid[tuple(slice(n) for n in y.shape)])
+    grid: list[Any] = list(np.ogrid[tuple(slice(n) for n in y.shape)])
+    grid = [g if n > 1 else 0 for g, n in zip(grid, x.shape, strict=True)]  # broadcast axes
     grid[axis % len(x.shape)] = np.broadcast_to(indices, y.shape)
     return m.scatter(g, tuple(grid), x.shape)
 
@@ -615,6 +630,8 @@ def take_along_axis_dx(m: M, g: X, y: X, x: X, indices: Any, axis: int) -> X:
 @structural(take_along_axis_dx)
 def take_along_axis(m: M, x: X, indices: Any, axis: int) -> X:
     """One element per row, at the positions of an integer array of the same number of axes"""
+    if not isinstance(axis, Integral):
+        raise TypeError(f"take_along_axis: axis must be an int, got {type(axis).__name__}")
     return m.take_along_axis(x, indices, axis)
 
 

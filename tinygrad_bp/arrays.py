@@ -141,7 +141,7 @@ def matmul(x: Array, y: Array) -> Any:
 
 def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
     # Filled, for small arrays: numpy's view costs two microseconds to make, and slows its readers.
-    if math.prod(shape) > 4096:
+    if math.prod(shape) > 4096 or x.ndim > len(shape):  # the latter is refused there
         return np.broadcast_to(x, shape)
     full = np.empty(shape, x.dtype)
     full[...] = x

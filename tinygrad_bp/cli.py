@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "An expression and its gradients; a network trained on handwritten digits; a character "
             "network trained by back-propagation through time on English text; every gradient "
-            "checked; and a page with the pictures. About a minute."
+            "checked; and a page with the pictures. Well under a minute."
         ),
     )
     command.add_argument(

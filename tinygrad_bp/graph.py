@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -125,6 +125,10 @@ class Node:
     def _seed(self, gradient: Any) -> Any:
         """The gradient that a sweep starts from at this node, checked."""
         raise NotImplementedError
+
+    def _shown(self, x: Any) -> Any:
+        """A gradient in flight, as it may be shown: safe from being written to."""
+        return x
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """What the sums and products of a sweep are to be computed under."""
@@ -263,17 +267,19 @@ def sweep(root: Node, gradient: Any = None) -> Iterator[Step]:
         ValueError: root does not require a gradient, or the gradient does not fit it.
     """
     steps = _walk(root, _checked_seed(root, gradient), watched=True)
-    return _each(steps, root._arithmetic)
+    return _each(steps, root)
 
 
-def _each(steps: Iterator[Step], arithmetic: Callable[[], Any]) -> Iterator[Step]:
+def _each(steps: Iterator[Step], root: Node) -> Iterator[Step]:
     # Not one `with` around all: it would reach into the code that the steps are yielded to.
+    shown = root._shown
     while True:
-        with arithmetic():
+        with root._arithmetic():
             step = next(steps, None)
         if step is None:
             return
-        yield step
+        edges = (Edge(parent, local, shown(c)) for parent, local, c in step.edges)
+        yield Step(step.node, shown(step.gradient), tuple(edges))
 
 
 _commit_lock = threading.Lock()

@@ -50,6 +50,8 @@ class Optimizer:
 
     def step(self) -> None:
         """Move every parameter that has a gradient; those without are left alone."""
+        if not all(p.is_leaf for p in self.parameters):
+            raise TypeError("a parameter is a leaf no longer: an element of it was computed")
         for i, p in enumerate(self.parameters):
             gradient = _gradient(p)
             if gradient is not None:
@@ -131,6 +133,9 @@ def clip_grad_norm(parameters: Iterable[Any], max_norm: float) -> float:
     Source: Pascanu, Mikolov & Bengio 2013, algorithm 1.
     """
     _positive(max_norm, "max_norm")
+    if isinstance(parameters, (Tensor, Values, Value)):
+        parameters = [parameters]
+    parameters = list({id(p): p for p in parameters}.values())  # each once
     graded = [(p, g) for p in parameters if (g := _gradient(p)) is not None]
     largest = max((float(np.max(np.abs(g), initial=0.0)) for _, g in graded), default=0.0)
     norm = largest  # 0, infinite or nan, if it stays so

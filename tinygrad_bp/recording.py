@@ -58,11 +58,15 @@ class Label:
 class _Special:
     """A state of recording that needs a closer look: not recording, or entered in a generator."""
 
-    __slots__ = ("frame", "scope")
+    __slots__ = ("closed", "frame", "outer", "scope")
 
-    def __init__(self, scope: Scope | None, frame: FrameType | None) -> None:
+    def __init__(
+        self, scope: Scope | None, frame: FrameType | None, outer: Scope | _Special
+    ) -> None:
         self.scope = scope
         self.frame = frame
+        self.outer = outer
+        self.closed = False
 
 
 ROOT = Scope("")
@@ -90,7 +94,8 @@ def resolve(state: Scope | _Special) -> Scope | None:
             code: CodeType = state.frame.f_code
             raise RuntimeError(
                 f"the generator {code.co_name!r} is suspended at a yield inside a no_grad() or "
-                "scope() block, which would leak into its caller; close the block before yielding"
+                "scope() block, which would leak into its caller; close it before yielding, or, "
+                "for a context manager of your own, write a class with __enter__ and __exit__"
             )
     return state.scope
 
@@ -118,7 +123,7 @@ class _Block:
         if scope is not None and not in_generator:
             self._inner = scope
         else:
-            self._inner = _Special(scope, caller if in_generator else None)
+            self._inner = _Special(scope, caller if in_generator else None, self._outer)
         _state.set(self._inner)
 
     def __exit__(
@@ -127,9 +132,15 @@ class _Block:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        in_order = _state.get() is self._inner
-        _state.set(self._outer)
+        inner, state = self._inner, self._outer
+        in_order = _state.get() is inner
         del self._inner
+        if isinstance(inner, _Special):
+            inner.closed = True
+        while isinstance(state, _Special) and state.closed:
+            state = state.outer
+        if in_order:
+            _state.set(state)
         if not in_order and error is None:
             raise RuntimeError("no_grad() and scope() blocks were closed out of order")
 

@@ -63,7 +63,7 @@ class Rule:
         self.__signature__ = signature.replace(parameters=parameters)
         self.value = value
         self.partials = partials
-        self.name = self.__name__ = value.__name__.rstrip("_")
+        self.name = self.__name__ = value.__name__
         self.__doc__ = value.__doc__
         self.arity = len(parameters)
         self.defaults = tuple(p.default for p in parameters if p.default is not p.empty)

@@ -15,6 +15,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,8 @@ class Values(_ObjectArray):
         seed = np.ones(self.shape) if gradient is None else as_array(gradient, "gradient")
         if seed.shape != self.shape:
             raise ValueError(f"gradient: expected shape {self.shape}, got {seed.shape}")
-        (self * seed).sum().backward(leaves_only=leaves_only)
+        # In a context of its own, so that the sum is recorded also under no_grad().
+        Context().run(lambda: (self * seed).sum()).backward(leaves_only=leaves_only)
 
     def detach(self) -> Values:
         """Constants of the same numbers."""
@@ -143,7 +145,8 @@ class Values(_ObjectArray):
                 f"use tb.{ufunc.__name__} if there is one, or numpy on .data"
             )
         plain = [_objects(x) for x in inputs]
-        result = getattr(ufunc, method)(*plain, **options)
+        with np.errstate(all="ignore"):  # what numpy thinks of objects is no news
+            result = getattr(ufunc, method)(*plain, **options)
         if ufunc is np.matmul:  # over an axis of length 0 it gives plain zeros
             result = _all_values(result)
         return _wrap(result) if isinstance(result, np.ndarray) and result.ndim else result
@@ -453,7 +456,10 @@ def _largest(values: list[Any], sign: float = 1.0) -> Any:
     if any(n != n for n in numbers):
         return next(v for v, n in zip(values, numbers, strict=True) if n != n)
     peak = max(numbers)
-    first, *others = [v for v, n in zip(values, numbers, strict=True) if n == peak]
+    ties = [v for v, n in zip(values, numbers, strict=True) if n == peak]
+    if math.isinf(peak):  # equal, but without a difference
+        return _sum(ties) / float(len(ties)) if len(ties) > 1 else ties[0]
+    first, *others = ties
     if not others:
         return first
     return first + _sum([v - first for v in others]) / (1.0 + len(others))

@@ -31,9 +31,11 @@ Array = NDArray[Any]
 
 # A graph of arrays is built and freed at every step of a training. The C library would give that
 # memory back to the system each time, and fetch it again page by page, at a third of the cost of a
-# step. Having freed one block of 16 MB, glibc keeps as much for the next step.
+# step. Having once freed a block of 16 MB, glibc keeps as much for the next (in the whole process).
 _kept = np.empty(1 << 21)
 del _kept
+
+_COUNTED = sys.version_info < (3, 14)  # later Pythons count references to locals otherwise
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -94,6 +96,15 @@ def _name_of(x: Any, array: Array) -> str:
 # --- local derivatives --------------------------------------------------------------------------
 
 
+def _read_only(x: Any) -> Any:
+    """A view that cannot be written through."""
+    if not isinstance(x, np.ndarray):
+        return x
+    view = x.view()
+    view.setflags(write=False)
+    return view
+
+
 class Local:
     """The derivative of one operation by one operand, as a thing to multiply a gradient by.
 
@@ -103,22 +114,30 @@ class Local:
     Attributes:
         rule: the operation.
         index: which of its operands.
-        operands: the arrays (or plain numbers) it was computed from.
-        result: the array it gave.
     """
 
-    __slots__ = ("index", "operands", "result", "rule")
+    __slots__ = ("_operands", "_result", "index", "rule")
 
     def __init__(self, rule: Any, index: int, operands: Sequence[Any], result: Any) -> None:
         self.rule = rule
         self.index = index
-        self.operands = operands
-        self.result = result
+        self._operands = operands
+        self._result = result
 
     @property
     def name(self) -> str:
         """What it is called: the operation and the operand, such as `tanh_dx`."""
         return f"{self.rule.name}_d{'xyz'[self.index]}"
+
+    @property
+    def operands(self) -> list[Any]:
+        """What the operation was computed from: read-only, since the sweep needs it."""
+        return [_read_only(x) for x in self._operands]
+
+    @property
+    def result(self) -> Any:
+        """What it gave: read-only."""
+        return _read_only(self._result)
 
     def __repr__(self) -> str:
         return f"<local derivative {self.name}>"
@@ -134,15 +153,15 @@ class Elementwise(Local):
         partial = self.rule.partials[self.index]
         if not callable(partial):
             return partial
-        return _quietly(partial, arrays, *self.operands, self.result)
+        return _read_only(_quietly(partial, arrays, *self._operands, self._result))
 
     def __mul__(self, g: Any) -> Any:
         partial = self.rule.partials[self.index]
         if callable(partial):
-            g = arrays.azmul(g, partial(arrays, *self.operands, self.result))
+            g = arrays.azmul(g, partial(arrays, *self._operands, self._result))
         elif partial != 1.0:
             g = g * partial
-        return _fit(g, self.operands[self.index])
+        return _fit(g, self._operands[self.index])
 
 
 class Structural(Local):
@@ -162,9 +181,9 @@ class Structural(Local):
         return str(pullbacks[self.index].__name__)
 
     def __mul__(self, g: Any) -> Any:
-        operands, index = self.operands, self.index
+        operands, index = self._operands, self.index
         pulled = self.rule.pull(
-            arrays, index, g, self.result, operands, self.parameters, self.options
+            arrays, index, g, self._result, operands, self.parameters, self.options
         )
         return _fit(pulled, operands[index])
 
@@ -205,7 +224,8 @@ def _apply_elementwise(rule: Rule, operands: tuple[Any, ...]) -> Any:
             data.append(_constant(x, rule.name, is_condition=partials[i] is None))
     if constants:
         data = _typed(data)
-        kept = [x if isinstance(x, Tensor) else d for x, d in zip(operands, data, strict=True)]
+        pairs = zip(operands, data, strict=True)
+        kept = [x if isinstance(x, Tensor) else _read_only(d) for x, d in pairs]
     result = _quietly(rule.value, arrays, *data)
     state = current_state()
     scope = state if type(state) is Scope else resolve(state)
@@ -230,7 +250,7 @@ def _apply_structural(
                 tracked.append(i)
         else:
             data.append(as_array(_plain(x), rule.name))
-            kept = [*kept[:i], data[i], *kept[i + 1 :]]
+            kept = [*kept[:i], _read_only(data[i]), *kept[i + 1 :]]
     if parameters or options:
         parameters = tuple(map(_frozen, parameters))
         options = {name: _frozen(p) for name, p in options.items()}
@@ -254,7 +274,8 @@ def _typed(data: list[Any]) -> list[Any]:
             if d.dtype == np.float64:
                 return data
             dtype = d.dtype
-    return [dtype.type(d) if dtype and type(d) is float else d for d in data]
+    with np.errstate(all="ignore"):
+        return [dtype.type(d) if dtype and type(d) is float else d for d in data]
 
 
 def _node(
@@ -430,8 +451,7 @@ class Tensor(Node):
         the leaf is next used; views taken of it do not, but writing to them has no effect.
         """
         if not self.is_leaf:
-            view = self._array.view()
-            view.setflags(write=False)
+            view: Array = _read_only(self._array)
             return view
         if self._holders == _RECORDED:
             self._array = self._array.copy()
@@ -461,7 +481,8 @@ class Tensor(Node):
         if grad is not None and grad is not self._own_grad:
             # In a sweep, gradients may be views of one another: whoever looks gets a copy, unless
             # nothing else refers to the array (only this slot, this name, and the call itself).
-            alone = type(grad) is np.ndarray and grad.base is None and sys.getrefcount(grad) == 3
+            alone = _COUNTED and type(grad) is np.ndarray and grad.base is None
+            alone = alone and sys.getrefcount(grad) == 3
             grad = grad if alone else np.array(grad)
             self._grad = self._own_grad = grad
         return grad  # type: ignore[no-any-return]
@@ -568,6 +589,9 @@ class Tensor(Node):
         constant = _untracked(self._read())
         constant._place = self._place
         return constant
+
+    def _shown(self, x: Any) -> Any:
+        return _read_only(x)
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         return np.errstate(all="ignore")  # infinities and nan are results, after IEEE 754

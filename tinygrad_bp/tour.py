@@ -1,4 +1,4 @@
-"""`tinygrad-bp tour`: the whole of the library once, on real data, in about a minute.
+"""`tinygrad-bp tour`: the whole of the library once, on real data, in well under a minute.
 
 Each section is a function that prints what it finds and returns its part of the page.
 """

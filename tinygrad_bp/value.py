@@ -78,7 +78,11 @@ def _unary(rule: Rule) -> Callable[[Value], Any]:
 
 
 def _binary(rule: Rule) -> Callable[[Value, Any], Any]:
-    """The operation of two operands, the first of which is a Value."""
+    """The operation of two operands, the first of which is a Value.
+
+    Nearly all nodes of a scalar graph are made here, so it is written out for speed: once for
+    partials that are computed, once for partials that are constant (sums and differences).
+    """
     value, (partial_x, partial_y) = rule.value, rule.partials
     general = _general(rule)
 

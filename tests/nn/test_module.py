@@ -335,3 +335,12 @@ def test_repr_lists_names_and_shapes():
     assert repr(model) == text
     assert repr(model.scalar_view()) == text
     assert repr(nn.Module()) == "Module(\n)"
+
+
+def test_two_parameters_of_one_name_are_refused():
+    class Twice(nn.Module):
+        def __init__(self):
+            self.d = {"a.b": tb.Tensor([1.0]), "a": {"b": tb.Tensor([2.0])}}
+
+    with pytest.raises(ValueError, match=r"two parameters have the name 'd\.a\.b'"):
+        Twice().state_dict()

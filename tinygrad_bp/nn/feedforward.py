@@ -1,4 +1,4 @@
-"""Feed-forward networks: `Linear` and `MLP` (curriculum sections A and B).
+"""Feed-forward networks: `Linear` and `MLP`.
 
 The code has samples in rows, `(batch, features)`, and so `z = a W + b` with `W` of shape
 `(inputs, outputs)`; textbooks have columns, `z = W a + b`, with the transpose.

@@ -3,7 +3,7 @@
 A loss is summed over the outputs of a sample (the last axis); what is done over the samples is the
 `reduction`, which is named:
 
-- "mean": divided by the number of samples m (the curriculum's 1/m; PyTorch's means divide by the
+- "mean": divided by the number of samples m (a textbook's 1/m; PyTorch's means divide by the
   number of elements m·K as well),
 - "sum": added up,
 - "none": one number per sample.
@@ -28,7 +28,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def squared_error(a: Any, y: Any, reduction: Reduction = "mean") -> Any:
-    """Half the squared distance, `½ ‖a - y‖²`, so that its derivative by a is a - y (E1).
+    """Half the squared distance, `½ ‖a - y‖²`, so that its derivative by a is a - y.
 
     Args:
         a: outputs of shape (..., K), or a single number.
@@ -43,7 +43,7 @@ def squared_error(a: Any, y: Any, reduction: Reduction = "mean") -> Any:
 
 
 def binary_cross_entropy(h: Any, y: Any, reduction: Reduction = "mean") -> Any:
-    """The negative log-likelihood of probabilities, `Σ_k -y log h - (1-y) log(1-h)` (E9).
+    """The negative log-likelihood of probabilities, `Σ_k -y log h - (1-y) log(1-h)`.
 
     Logarithms are held at -100 or more, as PyTorch's are, so that a saturated h gives a finite
     loss, without gradient there; `binary_cross_entropy_with_logits` needs no such hold.
@@ -66,7 +66,7 @@ def binary_cross_entropy(h: Any, y: Any, reduction: Reduction = "mean") -> Any:
 def binary_cross_entropy_with_logits(z: Any, y: Any, reduction: Reduction = "mean") -> Any:
     """The same of h = sigmoid(z), from z itself: `Σ_k softplus(z) - y z`, finite for every z.
 
-    Its derivative by z is sigmoid(z) - y (E10).
+    Its derivative by z is sigmoid(z) - y.
 
     Args:
         z: weighted inputs of shape (..., K), or a single one.
@@ -83,7 +83,7 @@ def binary_cross_entropy_with_logits(z: Any, y: Any, reduction: Reduction = "mea
 def cross_entropy(o: Any, y: Any, reduction: Reduction = "mean") -> Any:
     """Softmax cross-entropy, `-Σ_i y_i log ŷ_i` with ŷ = softmax(o), from the logits o.
 
-    Its derivative by o is ŷ - y (E22). It is finite for every o.
+    Its derivative by o is ŷ - y. It is finite for every o.
 
     Args:
         o: logits of shape (..., K).

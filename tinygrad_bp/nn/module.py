@@ -52,8 +52,12 @@ class Module:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """The parameters with their names, such as `layers.0.W`; a shared one once, first name."""
+        names = set()
         for name, leaf in _leaves(self, "", set()):
             if leaf.requires_grad:
+                if name in names:
+                    raise ValueError(f"two parameters have the name {name!r}; rename one")
+                names.add(name)
                 yield name, leaf
 
     def parameters(self) -> list[Parameter]:

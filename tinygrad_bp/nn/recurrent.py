@@ -1,4 +1,4 @@
-"""Recurrent networks: a cell, and the loop that unrolls it in time (curriculum sections D and E).
+"""Recurrent networks: a cell, and the loop that unrolls it in time.
 
 A cell is a pure function of the input and the state. Unrolled, its parameters stand in the graph
 once and are used at every step; the sweep adds up the uses, and that sum is back-propagation
