@@ -1,8 +1,7 @@
 """`Tensor`: an array that remembers how it was computed.
 
-The array interpreter of the rules. A node keeps the arrays it was computed from; its local
-derivatives are objects that hold them and do their work when the sweep multiplies them by a
-gradient. Broadcasting is undone in one place, in `_fit`.
+The array interpreter of the rules. A node's local derivatives are the objects of `derivatives`,
+which hold the arrays that it was computed from.
 
 What a sweep needs cannot change under it. Arrays are copied on entry. A leaf's own array is handed
 out by `.data` to be written to, but never the one that a graph has recorded: then a fresh copy is
@@ -22,6 +21,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.array_rules import ArrayRule
+from tinygrad_bp.derivatives import Elementwise, Structural, quietly, read_only
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
 from tinygrad_bp.recording import ROOT, Scope, current_state, resolve
 from tinygrad_bp.rules import Rule
@@ -93,114 +93,6 @@ def _name_of(x: Any, array: Array) -> str:
     return type(x).__name__ if array.ndim == 0 else f"an array of {array.dtype}"
 
 
-# --- local derivatives --------------------------------------------------------------------------
-
-
-def _read_only(x: Any) -> Any:
-    """A view that cannot be written through."""
-    if not isinstance(x, np.ndarray):
-        return x
-    view = x.view()
-    view.setflags(write=False)
-    return view
-
-
-class Local:
-    """The derivative of one operation by one operand, as a thing to multiply a gradient by.
-
-    For arrays it is the transposed Jacobian, which is never formed: `local * g` computes its
-    product with the gradient `g` of the result, in the shape and dtype of the operand.
-
-    Attributes:
-        rule: the operation.
-        index: which of its operands.
-    """
-
-    __slots__ = ("_operands", "_result", "index", "rule")
-
-    def __init__(self, rule: Any, index: int, operands: Sequence[Any], result: Any) -> None:
-        self.rule = rule
-        self.index = index
-        self._operands = operands
-        self._result = result
-
-    @property
-    def name(self) -> str:
-        """What it is called: the operation and the operand, such as `tanh_dx`."""
-        return f"{self.rule.name}_d{'xyz'[self.index]}"
-
-    @property
-    def operands(self) -> list[Any]:
-        """What the operation was computed from: read-only, since the sweep needs it."""
-        return [_read_only(x) for x in self._operands]
-
-    @property
-    def result(self) -> Any:
-        """What it gave: read-only."""
-        return _read_only(self._result)
-
-    def __repr__(self) -> str:
-        return f"<local derivative {self.name}>"
-
-
-class Elementwise(Local):
-    """The derivative of an elementwise operation: an array of partials, broadcast like the data."""
-
-    __slots__ = ()
-
-    def partial(self) -> Any:
-        """The partial derivatives, one per element of the result (a number if all are equal)."""
-        partial = self.rule.partials[self.index]
-        if not callable(partial):
-            return partial
-        return _read_only(_quietly(partial, arrays, *self._operands, self._result))
-
-    def __mul__(self, g: Any) -> Any:
-        partial = self.rule.partials[self.index]
-        if callable(partial):
-            g = arrays.azmul(g, partial(arrays, *self._operands, self._result))
-        elif partial != 1.0:
-            g = g * partial
-        return _fit(g, self._operands[self.index])
-
-
-class Structural(Local):
-    """The derivative of a structural operation: its named pullback."""
-
-    __slots__ = ("options", "parameters")
-
-    parameters: tuple[Any, ...]
-    options: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """What the pullback is called, such as `matmul_dy`."""
-        pullbacks = self.rule.pullbacks
-        if self.rule.takes_sequence:
-            return f"{pullbacks[0].__name__}[{self.index}]"
-        return str(pullbacks[self.index].__name__)
-
-    def __mul__(self, g: Any) -> Any:
-        operands, index = self._operands, self.index
-        pulled = self.rule.pull(
-            arrays, index, g, self._result, operands, self.parameters, self.options
-        )
-        return _fit(pulled, operands[index])
-
-
-@np.errstate(all="ignore")  # as a decorator it costs half of what the `with` block does
-def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that may overflow, or meet a pole, on the way to a right answer."""
-    return function(*arguments)
-
-
-def _fit(g: Any, operand: Array) -> Any:
-    """A gradient in the shape and dtype of its operand: the one place that undoes broadcasting."""
-    if g.shape != operand.shape:
-        g = array_rules.sum_to(arrays, g, operand.shape)
-    return g if g.dtype == operand.dtype else g.astype(operand.dtype)
-
-
 # --- the interpreter ----------------------------------------------------------------------------
 
 
@@ -225,8 +117,8 @@ def _apply_elementwise(rule: Rule, operands: tuple[Any, ...]) -> Any:
     if constants:
         data = _typed(data)
         pairs = zip(operands, data, strict=True)
-        kept = [x if isinstance(x, Tensor) else _read_only(d) for x, d in pairs]
-    result = _quietly(rule.value, arrays, *data)
+        kept = [x if isinstance(x, Tensor) else read_only(d) for x, d in pairs]
+    result = quietly(rule.value, arrays, *data)
     state = current_state()
     scope = state if type(state) is Scope else resolve(state)
     if scope is None or not tracked:
@@ -250,11 +142,11 @@ def _apply_structural(
                 tracked.append(i)
         else:
             data.append(as_array(_plain(x), rule.name))
-            kept = [*kept[:i], _read_only(data[i]), *kept[i + 1 :]]
+            kept = [*kept[:i], read_only(data[i]), *kept[i + 1 :]]
     if parameters or options:
         parameters = tuple(map(_frozen, parameters))
         options = {name: _frozen(p) for name, p in options.items()}
-    result = _quietly(rule.apply, arrays, data, parameters, options)
+    result = quietly(rule.apply, arrays, data, parameters, options)
     state = current_state()
     scope = state if type(state) is Scope else resolve(state)
     if scope is None or not tracked:
@@ -451,7 +343,7 @@ class Tensor(Node):
         the leaf is next used; views taken of it do not, but writing to them has no effect.
         """
         if not self.is_leaf:
-            view: Array = _read_only(self._array)
+            view: Array = read_only(self._array)
             return view
         if self._holders == _RECORDED:
             self._array = self._array.copy()
@@ -591,7 +483,7 @@ class Tensor(Node):
         return constant
 
     def _shown(self, x: Any) -> Any:
-        return _read_only(x)
+        return read_only(x)
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         return np.errstate(all="ignore")  # infinities and nan are results, after IEEE 754
