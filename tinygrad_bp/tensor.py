@@ -134,15 +134,16 @@ def _apply_structural(
 ) -> Any:
     data: list[Any] = []
     tracked = []
-    kept = operands
+    kept: list[Any] = []
     for i, x in enumerate(operands):
         if isinstance(x, Tensor):
             data.append(x._array if x._holders == _RECORDED else x._read())
+            kept.append(x)
             if x.rule is not UNTRACKED:
                 tracked.append(i)
         else:
             data.append(as_array(_plain(x), rule.name))
-            kept = [*kept[:i], read_only(data[i]), *kept[i + 1 :]]
+            kept.append(read_only(data[i]))
     if parameters or options:
         parameters = tuple(map(_frozen, parameters))
         options = {name: _frozen(p) for name, p in options.items()}

@@ -33,7 +33,7 @@ def number(x: float) -> str:
         return str(x)
     if abs(x) < 1e6 and x == int(x) and x != 0:
         return str(int(x))
-    return f"{x:.4g}"
+    return f"{x + 0.0:.4g}"  # the sum makes a negative zero a plain one
 
 
 def clean(text: str) -> str:

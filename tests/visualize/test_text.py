@@ -17,7 +17,7 @@ from tinygrad_bp.visualize.text import clean, is_certain, number, shorten, width
         (2.0, "2"),
         (-3.0, "-3"),
         (0.0, "0"),
-        (-0.0, "-0"),
+        (-0.0, "0"),
         (123456.0, "123456"),
         (1234567.0, "1.235e+06"),
         (0.123456, "0.1235"),
