@@ -46,6 +46,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "minimum": min,
     "multiply": lambda x, y: x * y,
     "negative": lambda x: -x,
+    "positive": lambda x: x,
     "power": lambda x, y: x**y,
     "relu": lambda x: max(x, mpf(0)),
     "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),

@@ -17,8 +17,8 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 LAYERS = [
     {"recording"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
-    {"value", "derivatives", "tensor", "scalars"},
-    {"nn", "optim", "calculus", "check"},
+    {"value", "derivatives", "tensor", "scalars", "differentiable", "series"},
+    {"nn", "optim", "containers", "calculus", "check"},
     {"explain", "training", "replay"},
     {"__init__"},  # the table of contents
     {"visualize"},

@@ -360,6 +360,8 @@ CASES = {
             (Z, (1, 1)),
         ]
     ],
+    # To the same width, so that the tables of cases hold for it; other widths: test_astype.
+    "astype": [case(lambda x: tb.astype(x, np.float64), lambda x: x + 0.0, x) for x in (Z, V, M)],
     "transpose": [case(tb.transpose, np.transpose, x) for x in (Z, V, M, B)]
     + [
         case(tb.transpose, np.transpose, B, args=(axes,))
@@ -492,6 +494,19 @@ def test_table_entry_is_complete(rule):
 @every_case
 def test_value_and_gradient(case):
     agrees(case.call, case.formula, case.operands)
+
+
+def test_astype():
+    x, w = Tensor([1.0, 1 / 3]), Tensor([3.0, 4.0])
+    narrow = tb.astype(x, np.float32)
+    assert narrow.dtype == np.float32
+    assert narrow.data.tolist() == [1.0, float(np.float32(1 / 3))]
+    (narrow.astype(np.float64) * w).sum().backward()
+    assert x.grad.dtype == np.float64
+    assert x.grad.tolist() == [3.0, 4.0]
+    for dtype in (np.int64, bool, complex, np.float16):
+        with pytest.raises(TypeError, match="float32 or float64"):
+            x.astype(dtype)
 
 
 @every_case

@@ -8,6 +8,7 @@ node. See `tinygrad_bp.rules` for every operation there is and its derivative.
 from tinygrad_bp import nn as nn, optim as optim
 from tinygrad_bp.array_rules import (
     ARRAY_RULES as ARRAY_RULES,
+    astype as astype,
     broadcast_to as broadcast_to,
     concatenate as concatenate,
     cumsum as cumsum,
@@ -40,6 +41,17 @@ from tinygrad_bp.array_rules import (
     triu as triu,
     var as var,
 )
+from tinygrad_bp.calculus import (
+    derivative as derivative,
+    grad as grad,
+    hessian as hessian,
+    hvp as hvp,
+    jacobian as jacobian,
+    jvp as jvp,
+    taylor as taylor,
+    value_and_grad as value_and_grad,
+    vjp as vjp,
+)
 from tinygrad_bp.check import (
     GradientReport as GradientReport,
     check_gradients as check_gradients,
@@ -53,6 +65,7 @@ from tinygrad_bp.graph import (
 )
 from tinygrad_bp.recording import (
     Scope as Scope,
+    enable_grad as enable_grad,
     is_grad_enabled as is_grad_enabled,
     no_grad as no_grad,
     scope as scope,
@@ -85,6 +98,7 @@ from tinygrad_bp.rules import (
     minimum as minimum,
     multiply as multiply,
     negative as negative,
+    positive as positive,
     power as power,
     relu as relu,
     sigmoid as sigmoid,

@@ -17,12 +17,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 M = Any  # a namespace of array functions
 X = Any  # whatever that namespace computes with
 Axis = int | tuple[int, ...] | None
 Pullback = Callable[..., Any]
+Forward = Literal["linear", "multilinear", "formula", "pullback"]
 
 
 class ArrayRule:
@@ -37,6 +38,10 @@ class ArrayRule:
             single one, which is told the `which` of the operand.
         takes_sequence: whether the first argument is a sequence of operands.
         analytic: whether it is complex differentiable (then a complex step can check it).
+        forward: how a tangent passes through it, in forward mode. "linear": the operation itself,
+            applied to the tangents. "multilinear": the sum over the operands, each in turn replaced
+            by its tangent. "formula": by what `value` is made of, which are other operations.
+            "pullback": by the transpose of the pullback, which holds for any operation.
     """
 
     def __init__(
@@ -45,8 +50,10 @@ class ArrayRule:
         pullbacks: tuple[Pullback, ...],
         takes_sequence: bool,
         analytic: bool,
+        forward: Forward,
     ) -> None:
         self.analytic = analytic
+        self.forward = forward
         self.value = value
         self.pullbacks = pullbacks
         self.takes_sequence = takes_sequence
@@ -68,7 +75,9 @@ class ArrayRule:
         for operand in operands:
             interpret = getattr(type(operand), "_interpret", None)
             if interpret is not None:
-                return interpret(self, operands, parameters, options)
+                result = interpret(self, operands, parameters, options)
+                if result is not NotImplemented:
+                    return result
         kinds = ", ".join(type(operand).__name__ for operand in operands)
         raise TypeError(
             f"{self.name}: expected a Tensor or an array made by tb.values(), got {kinds}; "
@@ -118,12 +127,15 @@ ARRAY_RULES: dict[str, ArrayRule] = {}
 
 
 def structural(
-    *pullbacks: Pullback, takes_sequence: bool = False, analytic: bool = True
+    *pullbacks: Pullback,
+    takes_sequence: bool = False,
+    analytic: bool = True,
+    forward: Forward = "pullback",
 ) -> Callable[[Callable[..., Any]], ArrayRule]:
     """Make a rule of the decorated function `value(m, *operands, ...)`, given its pullbacks."""
 
     def decorate(value: Callable[..., Any]) -> ArrayRule:
-        rule = ArrayRule(value, pullbacks, takes_sequence, analytic)
+        rule = ArrayRule(value, pullbacks, takes_sequence, analytic, forward)
         if ARRAY_RULES.setdefault(rule.name, rule) is not rule:
             raise ValueError(f"there is a rule {rule.name!r} already; give this one another name")
         return rule
@@ -217,7 +229,7 @@ def matmul_dy(m: M, g: X, z: X, x: X, y: X) -> X:
     return sum_to(m, m.matmul(_swap_last(m, x), g), y.shape)
 
 
-@structural(matmul_dx, matmul_dy)
+@structural(matmul_dx, matmul_dy, forward="multilinear")
 def matmul(m: M, x: X, y: X) -> X:
     """x @ y: of vectors, matrices, and stacks of matrices"""
     if x.ndim > 2 and y.ndim == 2:
@@ -237,7 +249,7 @@ def linear_db(m: M, g: X, z: X, x: X, W: X, b: X) -> X:
     return sum_to(m, g, b.shape)
 
 
-@structural(linear_dx, linear_dW, linear_db)
+@structural(linear_dx, linear_dW, linear_db, forward="formula")
 def linear(m: M, x: X, W: X, b: X) -> X:
     """x @ W + b: the weighted input of a layer; W has shape (inputs, outputs), b (outputs,)"""
     if len(W.shape) != 2 or tuple(b.shape) != tuple(W.shape[1:]):
@@ -307,7 +319,7 @@ def explicit(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
     return spelled, dots + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
 
 
-@structural(einsum_dx, takes_sequence=True)
+@structural(einsum_dx, takes_sequence=True, forward="multilinear")
 def contract(m: M, operands: Sequence[X], subscripts: str) -> X:
     """einsum of a sequence of operands"""
     inputs, output = explicit(subscripts, [len(x.shape) for x in operands])
@@ -331,7 +343,7 @@ def sum_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) ->
     return m.broadcast_to(_restore(m, g, x, axis, keepdims), x.shape)
 
 
-@structural(sum_dx)
+@structural(sum_dx, forward="linear")
 def sum(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     """The sum over an axis, several, or all"""
     return m.sum(x, axis=axis, keepdims=keepdims)
@@ -342,7 +354,7 @@ def mean_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -
     return m.broadcast_to(share, x.shape)
 
 
-@structural(mean_dx)
+@structural(mean_dx, forward="linear")
 def mean(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     """The mean over an axis, several, or all"""
     return m.divide(m.sum(x, axis=axis, keepdims=keepdims), float(_count(x, axis)))
@@ -354,7 +366,7 @@ def var_dx(m: M, g: X, y: X, x: X, axis: Axis = None, ddof: float = 0, keepdims:
     return m.azmul(share, deviation)
 
 
-@structural(var_dx)
+@structural(var_dx, forward="formula")
 def var(m: M, x: X, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> X:
     """The variance over an axis, several, or all: divided by n - ddof"""
     deviation = x - mean.value(m, x, axis, True)
@@ -415,7 +427,7 @@ def cumsum_dx(m: M, g: X, y: X, x: X, axis: int | None = None) -> X:
     return m.reshape(m.flip(m.cumsum(m.flip(g, along), along), along), x.shape)
 
 
-@structural(cumsum_dx)
+@structural(cumsum_dx, forward="linear")
 def cumsum(m: M, x: X, axis: int | None = None) -> X:
     """The running sum along an axis; of the flattened array without one"""
     return m.cumsum(x, axis)
@@ -428,7 +440,7 @@ def norm_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -
     return m.azmul(_restore(m, g, x, axis, keepdims), direction)
 
 
-@structural(norm_dx)
+@structural(norm_dx, forward="formula")
 def norm(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     """The Euclidean norm over an axis, several, or all; derivative 0 at the zero vector"""
     total = m.sum(x * x, axis=axis, keepdims=keepdims)
@@ -443,15 +455,15 @@ def _peak(m: M, x: X, axis: Axis) -> X:
 
     0 where it is infinite, so that inf - inf cannot arise.
     """
-    peak = m.max(x, axis=axis, keepdims=True)
-    return m.detached(m.where(m.absolute(peak) < float("inf"), peak, 0.0))
+    peak = m.max(m.detached(x), axis=axis, keepdims=True)
+    return m.where(m.absolute(peak) < float("inf"), peak, 0.0)
 
 
 def logsumexp_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     return m.azmul(_restore(m, g, x, axis, keepdims), softmax.value(m, x, axis))
 
 
-@structural(logsumexp_dx)
+@structural(logsumexp_dx, forward="formula")
 def logsumexp(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     """log(sum(exp(x))) over an axis, several, or all; finite wherever x is"""
     peak = _peak(m, x, axis)
@@ -465,7 +477,7 @@ def softmax_dx(m: M, g: X, y: X, x: X, axis: Axis = -1) -> X:
     return weighted - m.azmul(m.sum(weighted, axis=axis, keepdims=True), y)
 
 
-@structural(softmax_dx)
+@structural(softmax_dx, forward="formula")
 def softmax(m: M, x: X, axis: Axis = -1) -> X:
     """exp(x) / sum(exp(x)) over an axis (the last, if not given)"""
     e = m.exp(x - _peak(m, x, axis))
@@ -476,7 +488,7 @@ def log_softmax_dx(m: M, g: X, y: X, x: X, axis: Axis = -1) -> X:
     return g - m.azmul(m.sum(g, axis=axis, keepdims=True), m.exp(y))
 
 
-@structural(log_softmax_dx)
+@structural(log_softmax_dx, forward="formula")
 def log_softmax(m: M, x: X, axis: Axis = -1) -> X:
     """log(softmax(x)), without the underflow"""
     shifted = x - _peak(m, x, axis)
@@ -491,7 +503,7 @@ def reshape_dx(m: M, g: X, y: X, x: X, *arguments: Any, **options: Any) -> X:
     return m.reshape(g, x.shape)
 
 
-@structural(reshape_dx)
+@structural(reshape_dx, forward="linear")
 def reshape(m: M, x: X, shape: int | tuple[int, ...]) -> X:
     """The same elements in another shape; one length may be -1"""
     return m.reshape(x, shape)
@@ -504,19 +516,29 @@ def transpose_dx(m: M, g: X, y: X, x: X, axes: tuple[int, ...] | None = None) ->
     return m.transpose(g, tuple(axes.index(i) for i in range(len(axes))))
 
 
-@structural(transpose_dx)
+@structural(transpose_dx, forward="linear")
 def transpose(m: M, x: X, axes: tuple[int, ...] | None = None) -> X:
     """The axes in another order; reversed, if none is given"""
     return m.transpose(x, axes)
 
 
-@structural(reshape_dx)
+def astype_dx(m: M, g: X, y: X, x: X, dtype: Any) -> X:
+    return m.astype(g, x.dtype)
+
+
+@structural(astype_dx, forward="linear")
+def astype(m: M, x: X, dtype: Any) -> X:
+    """The same numbers as float32 or float64"""
+    return m.astype(x, dtype)
+
+
+@structural(reshape_dx, forward="linear")
 def expand_dims(m: M, x: X, axis: int | tuple[int, ...]) -> X:
     """A new axis of length 1 at a position, or several"""
     return m.expand_dims(x, axis)
 
 
-@structural(reshape_dx)
+@structural(reshape_dx, forward="linear")
 def squeeze(m: M, x: X, axis: Axis = None) -> X:
     """Without the axes of length 1, or without those named"""
     return m.squeeze(x, axis)
@@ -526,7 +548,7 @@ def broadcast_to_dx(m: M, g: X, y: X, x: X, shape: tuple[int, ...]) -> X:
     return sum_to(m, g, x.shape)
 
 
-@structural(broadcast_to_dx)
+@structural(broadcast_to_dx, forward="linear")
 def broadcast_to(m: M, x: X, shape: tuple[int, ...]) -> X:
     """Repeated along axes of length 1, and along new ones in front"""
     return m.broadcast_to(x, shape)
@@ -536,7 +558,7 @@ def flip_dx(m: M, g: X, y: X, x: X, axis: Axis = None) -> X:
     return m.flip(g, axis)
 
 
-@structural(flip_dx)
+@structural(flip_dx, forward="linear")
 def flip(m: M, x: X, axis: Axis = None) -> X:
     """The elements in reverse order along an axis, several, or all"""
     return m.flip(x, axis)
@@ -565,7 +587,7 @@ def tril_dx(m: M, g: X, y: X, x: X, k: int = 0) -> X:
     return m.tril(g, k)
 
 
-@structural(tril_dx)
+@structural(tril_dx, forward="linear")
 def tril(m: M, x: X, k: int = 0) -> X:
     """The lower triangle, zeros above diagonal k"""
     return m.tril(x, k)
@@ -575,7 +597,7 @@ def triu_dx(m: M, g: X, y: X, x: X, k: int = 0) -> X:
     return m.triu(g, k)
 
 
-@structural(triu_dx)
+@structural(triu_dx, forward="linear")
 def triu(m: M, x: X, k: int = 0) -> X:
     """The upper triangle, zeros below diagonal k"""
     return m.triu(x, k)
@@ -588,7 +610,7 @@ def getitem_dx(m: M, g: X, y: X, x: X, index: Any) -> X:
     return m.scatter(g, index, x.shape)
 
 
-@structural(getitem_dx)
+@structural(getitem_dx, forward="linear")
 def getitem(m: M, x: X, index: Any) -> X:
     """x[index]: basic, integer and boolean indexing; a repeated index accumulates its gradient"""
     return m.getitem(x, index)
@@ -598,7 +620,7 @@ def scatter_dx(m: M, g: X, y: X, x: X, index: Any, shape: tuple[int, ...]) -> X:
     return m.getitem(g, index)
 
 
-@structural(scatter_dx)
+@structural(scatter_dx, forward="linear")
 def scatter(m: M, x: X, index: Any, shape: tuple[int, ...]) -> X:
     """Zeros of a shape, to which x is added at an index: the transpose of indexing"""
     return m.scatter(x, index, shape)
@@ -612,7 +634,7 @@ def take_dx(m: M, g: X, y: X, x: X, indices: Any, axis: int | None = None) -> X:
     return m.scatter(g, (*before, indices), x.shape)
 
 
-@structural(take_dx)
+@structural(take_dx, forward="linear")
 def take(m: M, x: X, indices: Any, axis: int | None = None) -> X:
     """The elements at integer positions along an axis; of the flattened array without one"""
     return m.take(x, indices, axis)
@@ -627,7 +649,7 @@ def take_along_axis_dx(m: M, g: X, y: X, x: X, indices: Any, axis: int) -> X:
     return m.scatter(g, tuple(grid), x.shape)
 
 
-@structural(take_along_axis_dx)
+@structural(take_along_axis_dx, forward="linear")
 def take_along_axis(m: M, x: X, indices: Any, axis: int) -> X:
     """One element per row, at the positions of an integer array of the same number of axes"""
     if not isinstance(axis, Integral):
@@ -644,7 +666,7 @@ def concatenate_dx(m: M, g: X, y: X, operands: Sequence[X], which: int, axis: in
     return m.getitem(g, (*before, slice(start, start + operands[which].shape[along])))
 
 
-@structural(concatenate_dx, takes_sequence=True)
+@structural(concatenate_dx, takes_sequence=True, forward="linear")
 def concatenate(m: M, operands: Sequence[X], axis: int = 0) -> X:
     """Arrays joined along an axis they have"""
     if axis is None:
@@ -657,7 +679,7 @@ def stack_dx(m: M, g: X, y: X, operands: Sequence[X], which: int, axis: int = 0)
     return m.getitem(g, (*before, which))
 
 
-@structural(stack_dx, takes_sequence=True)
+@structural(stack_dx, takes_sequence=True, forward="linear")
 def stack(m: M, operands: Sequence[X], axis: int = 0) -> X:
     """Arrays of one shape joined along a new axis"""
     return m.stack(operands, axis)

@@ -57,6 +57,7 @@ __all__ = [
     "arcsin",
     "arctan",
     "arctan2",
+    "astype",
     "azmul",
     "broadcast_to",
     "concatenate",
@@ -159,6 +160,10 @@ def azmul(g: Any, d: Any) -> Any:
 def detached(x: Any) -> Any:
     """x as a constant: an array has no history to forget."""
     return x
+
+
+def astype(x: Any, dtype: Any) -> Any:
+    return x.astype(dtype)
 
 
 def getitem(x: Array, index: Any) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -210,17 +210,23 @@ _Flight = tuple[dict[Node, Any], list[Node]]
 
 
 def _walk(
-    root: Node, seed: Any, watched: bool, leaves_only: bool = False
+    root: Node,
+    seed: Any,
+    watched: bool,
+    leaves_only: bool = False,
+    order: list[Node] | None = None,
 ) -> Generator[Step, None, _Flight]:
     """The backward sweep. Returns every node's gradient, and the leaves; writes to no node.
 
     Watched, it stops at every node to show it. Unwatched, it never yields, and so loses no time.
     """
-    order, flight = _search(root)
+    if order is None:
+        order, flight = _search(root)
+    else:
+        flight = dict.fromkeys(order)
     flight[root] = seed
     leaves: list[Node] = []
-    order.reverse()
-    for node in order:
+    for node in reversed(order):
         g = flight[node]
         dx, dy = node.dx, node.dy
         if dx is not None:
@@ -280,6 +286,25 @@ def _each(steps: Iterator[Step], root: Node) -> Iterator[Step]:
             return
         edges = (Edge(parent, local, shown(c)) for parent, local, c in step.edges)
         yield Step(step.node, shown(step.gradient), tuple(edges))
+
+
+def gradients(
+    root: Node, seed: Any, variables: Sequence[Node], order: list[Node] | None = None
+) -> list[Any]:
+    """The gradients of `root` by some leaves, returned and stored nowhere.
+
+    Args:
+        root: a tracked node.
+        seed: its own gradient.
+        variables: leaves; one that the root does not depend on gets None.
+        order: the topological order, if it is known already.
+    """
+    try:
+        with root._arithmetic():
+            next(_walk(root, seed, watched=False, leaves_only=True, order=order))
+    except StopIteration as end:
+        flight = end.value[0]
+    return [flight.get(variable) for variable in variables]
 
 
 _commit_lock = threading.Lock()

@@ -145,7 +145,38 @@ class _Block:
             raise RuntimeError("no_grad() and scope() blocks were closed out of order")
 
 
-class no_grad(_Block):
+class _Mode(_Block):
+    """A block without arguments, which can also decorate a function."""
+
+    __slots__ = ()
+
+    def __call__(self, function: _F) -> _F:
+        import functools
+        import inspect
+
+        block = type(self)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{block.__name__}() cannot decorate a generator function; use it in its body"
+            )
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def coroutine_in_block(*args: Any, **kwargs: Any) -> Any:
+                with block():
+                    return await function(*args, **kwargs)
+
+            return coroutine_in_block  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def in_block(*args: Any, **kwargs: Any) -> Any:
+            with block():
+                return function(*args, **kwargs)
+
+        return in_block  # type: ignore[return-value]
+
+
+class no_grad(_Mode):
     """Within this block, or in a function decorated with it, operations are not recorded.
 
     The results are constants: they require no gradient and remember nothing. The state is that of
@@ -165,27 +196,17 @@ class no_grad(_Block):
     def _scope(self, outer: Scope | None) -> Scope | None:
         return None
 
-    def __call__(self, function: _F) -> _F:
-        import functools
-        import inspect
 
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError("no_grad() cannot decorate a generator function; use it in its body")
-        if inspect.iscoroutinefunction(function):
+class enable_grad(_Mode):
+    """Within this block, or in a function decorated with it, operations are recorded again.
 
-            @functools.wraps(function)
-            async def unrecorded_coroutine(*args: Any, **kwargs: Any) -> Any:
-                with no_grad():
-                    return await function(*args, **kwargs)
+    It undoes a `no_grad()` around it, and does nothing otherwise.
+    """
 
-            return unrecorded_coroutine  # type: ignore[return-value]
+    __slots__ = ()
 
-        @functools.wraps(function)
-        def unrecorded(*args: Any, **kwargs: Any) -> Any:
-            with no_grad():
-                return function(*args, **kwargs)
-
-        return unrecorded  # type: ignore[return-value]
+    def _scope(self, outer: Scope | None) -> Scope | None:
+        return ROOT if outer is None else outer
 
 
 class scope(_Block):

@@ -177,6 +177,12 @@ def divide(m: M, x: X, y: X) -> X:
     return m.divide(x, y)
 
 
+@elementwise(1.0)
+def positive(m: M, x: X) -> X:
+    """x itself, as a node of its own"""
+    return x
+
+
 @elementwise(-1.0)
 def negative(m: M, x: X) -> X:
     """-x"""

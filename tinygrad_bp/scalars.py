@@ -400,7 +400,9 @@ def _each(rule: Rule, *operands: Any) -> Any:
     shaped = np.broadcast_arrays(*plain)
     result = np.empty(shaped[0].shape, dtype=object)
     for index in np.ndindex(result.shape):
-        result[index] = Value._interpret(rule, tuple(x[index] for x in shaped))
+        cells = tuple(x[index] for x in shaped)
+        cell = Value._interpret(rule, cells)
+        result[index] = rule(*cells) if cell is NotImplemented else cell
     return _wrap(result)
 
 
@@ -494,6 +496,12 @@ class _NamespaceType:
     triu = staticmethod(np.triu)
     pad = staticmethod(np.pad)
     detached = staticmethod(_detached)
+
+    @staticmethod
+    def astype(x: Any, dtype: Any) -> Any:
+        if np.dtype(dtype) != np.float64:
+            raise TypeError(f"astype: Values are float64, and cannot become {np.dtype(dtype)}")
+        return x
 
     @staticmethod
     def scatter(x: Any, index: Any, shape: tuple[int, ...]) -> Any:

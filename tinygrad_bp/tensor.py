@@ -194,6 +194,20 @@ def _untracked(result: Any) -> Tensor:
     return node
 
 
+def _has_own_interpreter(x: Any) -> bool:
+    """Whether x is of a kind of Tensor that applies the rules in its own way."""
+    return isinstance(x, Tensor) and type(x)._interpret is not Tensor._interpret
+
+
+def leaf_of(x: Tensor) -> Tensor:
+    """A tracked leaf of the same numbers, in the same memory, which nobody can write to."""
+    leaf = Tensor.__new__(Tensor)
+    leaf._become_leaf(x._read(), requires_grad=True)
+    leaf._holders = _RECORDED
+    leaf.label = x.label
+    return leaf
+
+
 def _plain(x: Any) -> Any:
     """`x` if it is of a kind that can meet a Tensor."""
     if isinstance(x, Value):
@@ -533,6 +547,9 @@ class Tensor(Node):
         options: dict[str, Any] | None = None,
     ) -> Any:
         """Apply a rule to operands of which at least one is a Tensor."""
+        for x in operands:
+            if type(x) is not Tensor and _has_own_interpreter(x):
+                return NotImplemented
         if isinstance(rule, Rule):
             return _apply_elementwise(rule, operands)
         return _apply_structural(rule, operands, parameters, options or {})
@@ -600,6 +617,16 @@ class Tensor(Node):
     def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """The product over an axis, several, or all."""
         return array_rules.prod(self, axis, keepdims)  # type: ignore[no-any-return]
+
+    def astype(self, dtype: DTypeLike) -> Tensor:
+        """The same numbers as float32 or float64.
+
+        Raises:
+            TypeError: dtype is another one.
+        """
+        if np.dtype(dtype) not in _DTYPES:
+            raise TypeError(f"astype: expected float32 or float64, got {np.dtype(dtype)}")
+        return array_rules.astype(self, dtype)  # type: ignore[no-any-return]
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements in another shape: `reshape(2, 3)` or `reshape((2, 3))`."""

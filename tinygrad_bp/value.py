@@ -187,7 +187,7 @@ def _reflected(rule: Rule) -> Callable[[Value, Any], Any]:
 def _operand(x: Any, what: str, is_condition: bool = False) -> Any:
     """The number to compute with; NotImplemented for a kind that has its own interpreter."""
     if isinstance(x, Value):
-        return x._data
+        return x._data if type(x)._interpret is Value._interpret else NotImplemented
     if type(x) is float and not is_condition:
         return x
     if hasattr(type(x), "_interpret"):
@@ -208,7 +208,7 @@ def _local(rule: Rule, partial: Any, numbers: list[float], z: float) -> float | 
 
 def _comparison(compare: Callable[[float, float], bool]) -> Callable[[Value, Any], Any]:
     def method(x: Value, y: Any) -> Any:
-        number = _operand(y, "comparison")
+        number = y._data if isinstance(y, Value) else _operand(y, "comparison")
         return number if number is NotImplemented else compare(x._data, number)
 
     return method

@@ -134,6 +134,35 @@ def _leaves(x: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Parameter]
         yield from _leaves(value, f"{name}.{key}" if name else key, seen)
 
 
+def substituted(x: Any, twins: dict[int, Any]) -> Any:
+    """A module, or nested containers, with other leaves in the place of some.
+
+    Nothing is changed: what holds a replaced leaf is copied, all else is shared.
+
+    Args:
+        x: a Module, dict, list or tuple.
+        twins: for the id of each leaf to be replaced, what stands in for it.
+    """
+    if id(x) in twins:
+        return twins[id(x)]
+    if isinstance(x, Module):
+        twin = twins[id(x)] = copy.copy(x)
+        for key, value in vars(x).items():
+            setattr(twin, key, substituted(value, twins))
+        return twin
+    if isinstance(x, dict):
+        copied: Any = {key: substituted(value, twins) for key, value in x.items()}
+        changed = any(copied[key] is not x[key] for key in x)
+    elif isinstance(x, (list, tuple)):
+        copied = [substituted(value, twins) for value in x]
+        changed = any(a is not b for a, b in zip(copied, x, strict=True))
+        if changed and isinstance(x, tuple):
+            copied = type(x)(*copied) if hasattr(x, "_fields") else tuple(copied)
+    else:
+        return x
+    return copied if changed else x
+
+
 def named(x: _T, name: str) -> _T:
     """Give an inner quantity the name it has in the derivation (`z1`, `h(3)`), and return it.
 

@@ -1,0 +1,130 @@
+"""Arguments and results in nested containers: lists, tuples, dicts and Modules.
+
+What is to be differentiated by may be one number, an array, or a structure of many. Here a
+structure is taken apart into its leaves, and put together again around other leaves. A Module
+counts as the dict of its parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tinygrad_bp.nn.module import Module, substituted
+from tinygrad_bp.scalars import Values
+from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.value import Value
+
+Leaf = Value | Tensor | Values
+
+
+def leaves_of(tree: Any, name: str) -> list[tuple[str, Any]]:
+    """The leaves of a structure from left to right, each with a name such as `x[0]["W"]`.
+
+    Numbers become untracked Values, arrays untracked Tensors; nodes stay what they are.
+
+    Raises:
+        TypeError: something in it is neither a number, nor an array, nor a node, nor a container.
+    """
+    return list(_walk(tree, name))
+
+
+def _walk(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, (Value, Tensor, Values)):
+        yield name, tree
+    elif isinstance(tree, Module):
+        for key, parameter in tree.named_parameters():
+            yield f"{name}.{key}", parameter
+    elif isinstance(tree, dict):
+        for key, part in tree.items():
+            yield from _walk(part, f"{name}[{key!r}]")
+    elif isinstance(tree, (list, tuple)):
+        for i, part in enumerate(tree):
+            yield from _walk(part, f"{name}[{i}]")
+    elif isinstance(tree, (bool, np.bool_)):
+        raise TypeError(f"{name}: there is no derivative by a bool; expected a number or an array")
+    elif isinstance(tree, (int, float, np.integer, np.floating)):
+        yield name, Value(float(tree), requires_grad=False)
+    elif isinstance(tree, np.ndarray):
+        yield name, Tensor(as_array(tree, name), requires_grad=False)
+    else:
+        raise TypeError(
+            f"{name}: expected a number, an array, a Value, a Tensor, Values, a Module, or a list, "
+            f"tuple or dict of them, got {type(tree).__name__}"
+        )
+
+
+def filled(tree: Any, leaves: Iterator[Any]) -> Any:
+    """The structure with other leaves, such as a function takes it: a Module stays one."""
+
+    def module(x: Module) -> Module:
+        twins: Any = {id(parameter): next(leaves) for parameter in x.parameters()}
+        return substituted(x, twins)  # type: ignore[no-any-return]
+
+    return _rebuilt(tree, leaves, module)
+
+
+def shaped(tree: Any, leaves: Iterator[Any]) -> Any:
+    """The structure with results at its leaves: that of a Module is a dict by parameter name."""
+
+    def by_name(x: Module) -> dict[str, Any]:
+        return {name: next(leaves) for name, _ in x.named_parameters()}
+
+    return _rebuilt(tree, leaves, by_name)
+
+
+def _rebuilt(tree: Any, leaves: Iterator[Any], of_module: Callable[[Any], Any]) -> Any:
+    if isinstance(tree, Values):
+        return next(leaves)
+    if isinstance(tree, Module):
+        return of_module(tree)
+    if isinstance(tree, dict):
+        return {key: _rebuilt(part, leaves, of_module) for key, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        parts = [_rebuilt(part, leaves, of_module) for part in tree]
+        if isinstance(tree, list):
+            return parts
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return next(leaves)
+
+
+def leaves_like(tree: Any, other: Any, name: str) -> list[Any]:
+    """The leaves of `other`, in the order of those of `tree`, whose structure it must have.
+
+    A Module is matched by a dict of its parameters' names.
+
+    Raises:
+        TypeError, ValueError: the structures or the shapes differ.
+    """
+    return list(_matched(tree, other, name))
+
+
+def _matched(tree: Any, other: Any, name: str) -> Iterator[Any]:
+    if isinstance(tree, Module):
+        tree = dict(tree.named_parameters())
+        other = dict(other.named_parameters()) if isinstance(other, Module) else other
+    if isinstance(tree, dict):
+        if not isinstance(other, dict) or other.keys() != tree.keys():
+            raise _mismatch(name, f"a dict of {sorted(tree, key=str)}", other)
+        for key, part in tree.items():
+            yield from _matched(part, other[key], f"{name}[{key!r}]")
+    elif isinstance(tree, (list, tuple)):
+        if not isinstance(other, (list, tuple)) or len(other) != len(tree):
+            raise _mismatch(name, f"a {type(tree).__name__} of {len(tree)}", other)
+        for i, (part, counterpart) in enumerate(zip(tree, other, strict=True)):
+            yield from _matched(part, counterpart, f"{name}[{i}]")
+    else:
+        shape = np.shape(getattr(tree, "data", tree))
+        found = leaves_of(other, name)
+        if len(found) != 1 or np.shape(found[0][1].data) != shape:
+            raise _mismatch(name, f"numbers of shape {shape}", other)
+        yield found[0][1]
+
+
+def _mismatch(name: str, expected: str, got: Any) -> Exception:
+    shape = getattr(got, "shape", None)
+    size = f" of {len(got)}" if isinstance(got, (list, tuple, dict)) else ""
+    kind = f"{type(got).__name__}{size}" + (f" of shape {tuple(shape)}" if shape else "")
+    return ValueError(f"{name}: expected {expected}, got a {kind}")
