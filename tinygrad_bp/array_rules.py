@@ -529,7 +529,11 @@ def astype_dx(m: M, g: X, y: X, x: X, dtype: Any) -> X:
 @structural(astype_dx, forward="linear")
 def astype(m: M, x: X, dtype: Any) -> X:
     """The same numbers as float32 or float64"""
-    return m.astype(x, dtype)
+    import numpy as np
+
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise TypeError(f"astype: expected float32 or float64, got {np.dtype(dtype)}")
+    return m.astype(x, np.dtype(dtype))
 
 
 @structural(reshape_dx, forward="linear")
