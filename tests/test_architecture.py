@@ -15,10 +15,10 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [
-    {"recording"},
+    {"recording", "hooks"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
     {"value", "derivatives", "tensor", "scalars", "differentiable", "series"},
-    {"nn", "optim", "containers", "calculus", "check"},
+    {"nn", "optim", "containers", "calculus", "check", "custom", "debugging", "counting"},
     {"explain", "training", "replay"},
     {"__init__"},  # the table of contents
     {"visualize"},
@@ -26,7 +26,7 @@ LAYERS = [
 ]
 COMMANDS = {"cli", "tour"}
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
-NO_NUMPY = {"recording", "graph", "rules", "floats", "value"}
+NO_NUMPY = {"recording", "hooks", "graph", "rules", "floats", "value"}
 ONLY_WHEN_ASKED_FOR = {"graphviz", "pygraphviz", "sklearn", "tqdm", "scipy", "matplotlib"}
 
 

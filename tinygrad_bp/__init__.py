@@ -56,6 +56,16 @@ from tinygrad_bp.check import (
     GradientReport as GradientReport,
     check_gradients as check_gradients,
 )
+from tinygrad_bp.counting import (
+    Counts as Counts,
+    count_operations as count_operations,
+)
+from tinygrad_bp.custom import (
+    check_rule as check_rule,
+    elementwise as elementwise,
+    structural as structural,
+)
+from tinygrad_bp.debugging import detect_anomaly as detect_anomaly
 from tinygrad_bp.graph import (
     Edge as Edge,
     Node as Node,

@@ -58,7 +58,7 @@ class ArrayRule:
         self.pullbacks = pullbacks
         self.takes_sequence = takes_sequence
         self.name = self.__name__ = value.__name__
-        self.__doc__ = value.__doc__
+        self.__doc__, self.__module__ = value.__doc__, value.__module__
         signature = inspect.signature(value)
         self.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
 
@@ -131,12 +131,13 @@ def structural(
     takes_sequence: bool = False,
     analytic: bool = True,
     forward: Forward = "pullback",
+    table: dict[str, ArrayRule] | None = ARRAY_RULES,
 ) -> Callable[[Callable[..., Any]], ArrayRule]:
     """Make a rule of the decorated function `value(m, *operands, ...)`, given its pullbacks."""
 
     def decorate(value: Callable[..., Any]) -> ArrayRule:
         rule = ArrayRule(value, pullbacks, takes_sequence, analytic, forward)
-        if ARRAY_RULES.setdefault(rule.name, rule) is not rule:
+        if table is not None and table.setdefault(rule.name, rule) is not rule:
             raise ValueError(f"there is a rule {rule.name!r} already; give this one another name")
         return rule
 

@@ -447,7 +447,8 @@ def _fresh(x: Any) -> tuple[Any, Any]:
     """What stands in for a node, and the leaf in it: under a series there is one, too."""
     if isinstance(x, (SeriesValue, SeriesTensor)):
         stand_in, variable = _fresh(x.coefficients[0])
-        return series([stand_in, *x.coefficients[1:]], x.order, x.tag), variable
+        coefficients = [stand_in, *x.coefficients[1:]]
+        return series(coefficients, x.order, x.tag, is_leaf=True), variable
     variable = Value(x.data, x.label) if isinstance(x, Value) else leaf_of(x)
     return variable, variable
 
@@ -495,7 +496,7 @@ def _moved(leaf: Any, velocity: Any, order: int, tag: int) -> Any:
         velocity = Tensor(numbers, requires_grad=False, dtype=leaf.dtype)
     elif velocity.dtype != leaf.dtype:
         velocity = velocity.astype(leaf.dtype)
-    return series([leaf, velocity, *[None] * (order - 1)], order, tag)
+    return series([leaf, velocity, *[None] * (order - 1)], order, tag, is_leaf=True)
 
 
 def _coefficient(x: Any, k: int, tag: int) -> Any:

@@ -17,6 +17,7 @@ from tinygrad_bp import array_rules, arrays, floats
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.derivatives import Elementwise
 from tinygrad_bp.graph import MORE, Node, gradients, topological_order
+from tinygrad_bp.hooks import copy_hooks
 from tinygrad_bp.recording import enable_grad
 from tinygrad_bp.rules import RULES, Rule
 from tinygrad_bp.tensor import Tensor
@@ -118,13 +119,13 @@ def _linked_again(
     Nodes from which no variable can be reached have no twin, and edges to them are left out: so
     this serves, with the recorded derivatives, also to sweep a part of a graph.
     """
-    twins: dict[Node, Node] = {variable: _twin(variable) for variable in variables}
+    twins: dict[Node, Node] = {variable: _Twin(variable) for variable in variables}
     for node in order:
         if node in twins or not any(parent in twins for parent in node.parents):
             continue
         if create_graph:
             check_unwritten(node)
-        twin = twins[node] = _twin(node)
+        twin = twins[node] = _Twin(node)
         twin.rule = node.rule
         pairs: list[tuple[Any, Any]] = []
         for i, (x, local) in enumerate(zip(node.operands, node.locals, strict=True)):
@@ -140,11 +141,30 @@ def _linked_again(
     return twins
 
 
-def _twin(node: Node) -> Node:
-    twin = Node()
-    twin._grad, twin._place, twin.rule = None, node._place, None
-    twin.x = twin.dx = twin.y = twin.dy = None
-    return twin
+class _Twin(Node):
+    """A node that stands in for another in a sweep."""
+
+    __slots__ = ("original",)
+
+    def __init__(self, node: Node) -> None:
+        self.original: Any = node
+        self._grad, self._place, self.rule = None, node._place, None
+        self.x = self.dx = self.y = self.dy = None
+        copy_hooks(node, self)
+
+    def _arithmetic(self) -> Any:
+        return self.original._arithmetic()
+
+    def _shown(self, x: Any) -> Any:
+        return x if isinstance(x, Node) else self.original._shown(x)
+
+    def _seed(self, gradient: Any) -> Any:
+        """What a hook has put in the place of a gradient."""
+        if not isinstance(gradient, Node):
+            return self.original._seed(gradient)
+        if getattr(gradient, "shape", ()) != getattr(self.original, "shape", ()):
+            raise ValueError("gradient: expected another shape")
+        return gradient
 
 
 def gradients_of(root: Node, variables: Sequence[Node], seed: Any, create_graph: bool) -> list[Any]:
@@ -170,8 +190,7 @@ def gradients_of(root: Node, variables: Sequence[Node], seed: Any, create_graph:
         twins = _linked_again(order, variables, create_graph)
         if root not in twins:
             return [None] * len(variables)
-        with root._arithmetic():
-            return gradients(twins[root], seed, [twins[variable] for variable in variables])
+        return gradients(twins[root], seed, [twins[variable] for variable in variables])
 
 
 def check_unwritten(node: Node) -> None:

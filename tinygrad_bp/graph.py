@@ -20,7 +20,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from tinygrad_bp.recording import Label, Scope
+from tinygrad_bp.hooks import Hook, HookHandle, hooked, hooks
+from tinygrad_bp.recording import Label, Scope, current_state, observers_of
 
 # --- nodes --------------------------------------------------------------------------------------
 
@@ -110,13 +111,43 @@ class Node:
     def label(self, text: str) -> None:
         if not isinstance(text, str):
             raise TypeError(f"label must be a str, got {type(text).__name__}")
-        self._place = Label(text, self.scope) if text else self.scope
+        line = self.line
+        self._place = Label(text, self.scope, line) if text or line else self.scope
+
+    @property
+    def line(self) -> str:
+        """The line of the program that made this node, if `detect_anomaly()` was there to see."""
+        place = self._place
+        return place.line if isinstance(place, Label) else ""
 
     @property
     def scope(self) -> Scope:
         """The region of the program in which the node was made."""
         place = self._place
         return place.scope if isinstance(place, Label) else place
+
+    def register_hook(self, hook: Hook) -> HookHandle:
+        """Have `hook(gradient)` called in every backward sweep, when this node's gradient is known.
+
+        It is called once per sweep, after all contributions have been added, and before they are
+        handed on. Gradients of arrays are read-only.
+
+        Args:
+            hook: returns None, or what is to take the gradient's place: a number or an array of
+                its shape; a node, where a graph of the gradient is made.
+
+        Returns:
+            A handle, whose `remove()` takes the hook back.
+
+        Raises:
+            TypeError: hook cannot be called.
+            ValueError: this node requires no gradient.
+        """
+        if not callable(hook):
+            raise TypeError(f"hook: expected a function, got {type(hook).__name__}")
+        if not self.requires_grad:
+            raise ValueError("register_hook: this node requires no gradient, and is never visited")
+        return HookHandle(self, hook)
 
     def zero_grad(self) -> None:
         """Forget the gradient: `grad` is None again, as before any sweep."""
@@ -226,8 +257,11 @@ def _walk(
         flight = dict.fromkeys(order)
     flight[root] = seed
     leaves: list[Node] = []
+    watched_for = hooks or None
     for node in reversed(order):
         g = flight[node]
+        if watched_for is not None and node in watched_for:
+            g = flight[node] = hooked(node, g)
         dx, dy = node.dx, node.dy
         if dx is not None:
             x = node.x
@@ -299,12 +333,22 @@ def gradients(
         variables: leaves; one that the root does not depend on gets None.
         order: the topological order, if it is known already.
     """
+    flight, _ = _swept(root, seed, leaves_only=True, order=order)
+    return [flight.get(variable) for variable in variables]
+
+
+def _swept(root: Node, seed: Any, leaves_only: bool, order: list[Node] | None = None) -> _Flight:
+    """The whole sweep at once, under the eyes of those who look on."""
+    observers = observers_of(current_state())
+    steps = _walk(root, seed, bool(observers), leaves_only, order)
     try:
         with root._arithmetic():
-            next(_walk(root, seed, watched=False, leaves_only=True, order=order))
+            while True:
+                step = next(steps)
+                for observer in observers:
+                    observer.swept(step)
     except StopIteration as end:
-        flight = end.value[0]
-    return [flight.get(variable) for variable in variables]
+        return end.value  # type: ignore[no-any-return]
 
 
 _commit_lock = threading.Lock()
@@ -317,12 +361,7 @@ def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> Non
     All arithmetic happens before the first write, and the writes are one call into C: Python
     delivers an interrupt (Ctrl-C) before it or after it, never in the middle.
     """
-    seed = _checked_seed(root, gradient)
-    try:
-        with root._arithmetic():
-            next(_walk(root, seed, watched=False, leaves_only=leaves_only))
-    except StopIteration as end:
-        flight, leaves = end.value
+    flight, leaves = _swept(root, _checked_seed(root, gradient), leaves_only)
     if leaves_only:
         flight = {leaf: flight[leaf] for leaf in leaves}
     with root._arithmetic(), _commit_lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import CodeType, FrameType, TracebackType
 from typing import Any, TypeVar
@@ -46,26 +46,59 @@ class Scope:
 
 
 class Label:
-    """The name that was given to one node, with the scope in which the node was made."""
+    """The name that was given to one node, with the scope in which the node was made.
 
-    __slots__ = ("scope", "text")
+    `line` is the line of the program that made the node, where that was asked for.
+    """
 
-    def __init__(self, text: str, scope: Scope) -> None:
+    __slots__ = ("line", "scope", "text")
+
+    def __init__(self, text: str, scope: Scope, line: str = "") -> None:
         self.text = text
         self.scope = scope
+        self.line = line
+
+
+class Observer:
+    """Someone who looks on while operations run; see `debugging` and `counting`."""
+
+    def operation(
+        self,
+        rule: Any,
+        operands: Sequence[Any],
+        data: Sequence[Any],
+        result: Any,
+        parameters: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> None:
+        """A rule was applied to `operands`, whose numbers are `data`, and gave `result`."""
+
+    def recorded(self, node: Any) -> None:
+        """The operation was recorded as this node."""
+
+    def swept(self, step: Any) -> None:
+        """A backward sweep has visited a node."""
 
 
 class _Special:
-    """A state of recording that needs a closer look: not recording, or entered in a generator."""
+    """A state of recording that needs a closer look.
 
-    __slots__ = ("closed", "frame", "outer", "scope")
+    Nothing is recorded, or it was set inside a generator, or somebody looks on.
+    """
+
+    __slots__ = ("closed", "frame", "observers", "outer", "scope")
 
     def __init__(
-        self, scope: Scope | None, frame: FrameType | None, outer: Scope | _Special
+        self,
+        scope: Scope | None,
+        frame: FrameType | None,
+        outer: Scope | _Special,
+        observers: tuple[Observer, ...],
     ) -> None:
         self.scope = scope
         self.frame = frame
         self.outer = outer
+        self.observers = observers
         self.closed = False
 
 
@@ -93,11 +126,17 @@ def resolve(state: Scope | _Special) -> Scope | None:
         if frame is None:
             code: CodeType = state.frame.f_code
             raise RuntimeError(
-                f"the generator {code.co_name!r} is suspended at a yield inside a no_grad() or "
-                "scope() block, which would leak into its caller; close it before yielding, or, "
-                "for a context manager of your own, write a class with __enter__ and __exit__"
+                f"the generator {code.co_name!r} is suspended at a yield inside a no_grad(), "
+                "scope() or similar block, which would leak into its caller; close it before "
+                "yielding, or, for a context manager of your own, write a class with __enter__ "
+                "and __exit__"
             )
     return state.scope
+
+
+def observers_of(state: Scope | _Special) -> tuple[Observer, ...]:
+    """Those who look on."""
+    return () if isinstance(state, Scope) else state.observers
 
 
 class _Block:
@@ -106,9 +145,18 @@ class _Block:
     __slots__ = ("_inner", "_outer")
 
     def _scope(self, outer: Scope | None) -> Scope | None:
-        raise NotImplementedError
+        """The scope within the block, given that around it; None where nothing is recorded."""
+        return outer
 
-    def __enter__(self) -> None:
+    def _observers(self, outer: tuple[Observer, ...]) -> tuple[Observer, ...]:
+        """Those who look on within the block, given those around it."""
+        return outer
+
+    def _entered(self) -> Any:
+        """What `with ... as` gives."""
+        return None
+
+    def __enter__(self) -> Any:
         if hasattr(self, "_inner"):
             raise RuntimeError(
                 f"this {type(self).__name__}() block is entered already; make another"
@@ -119,12 +167,15 @@ class _Block:
         while caller.f_code.co_filename == contextlib.__file__:  # an ExitStack's
             caller = caller.f_back
         in_generator = caller.f_code.co_flags & _GENERATOR
+        observers = self._observers(observers_of(self._outer))
         self._inner: Scope | _Special
-        if scope is not None and not in_generator:
+        if scope is not None and not in_generator and not observers:
             self._inner = scope
         else:
-            self._inner = _Special(scope, caller if in_generator else None, self._outer)
+            frame = caller if in_generator else None
+            self._inner = _Special(scope, frame, self._outer, observers)
         _state.set(self._inner)
+        return self._entered()
 
     def __exit__(
         self,
@@ -142,7 +193,7 @@ class _Block:
         if in_order:
             _state.set(state)
         if not in_order and error is None:
-            raise RuntimeError("no_grad() and scope() blocks were closed out of order")
+            raise RuntimeError("no_grad(), scope() and similar blocks were closed out of order")
 
 
 class _Mode(_Block):
@@ -151,26 +202,26 @@ class _Mode(_Block):
     __slots__ = ()
 
     def __call__(self, function: _F) -> _F:
+        import copy
         import functools
         import inspect
 
-        block = type(self)
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"{block.__name__}() cannot decorate a generator function; use it in its body"
+                f"{type(self).__name__}() cannot decorate a generator function; use it in its body"
             )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def coroutine_in_block(*args: Any, **kwargs: Any) -> Any:
-                with block():
+                with copy.copy(self):
                     return await function(*args, **kwargs)
 
             return coroutine_in_block  # type: ignore[return-value]
 
         @functools.wraps(function)
         def in_block(*args: Any, **kwargs: Any) -> Any:
-            with block():
+            with copy.copy(self):
                 return function(*args, **kwargs)
 
         return in_block  # type: ignore[return-value]

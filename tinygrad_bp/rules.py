@@ -64,7 +64,7 @@ class Rule:
         self.value = value
         self.partials = partials
         self.name = self.__name__ = value.__name__
-        self.__doc__ = value.__doc__
+        self.__doc__, self.__module__ = value.__doc__, value.__module__
         self.arity = len(parameters)
         self.defaults = tuple(p.default for p in parameters if p.default is not p.empty)
         self.domain = domain * self.arity if len(domain) == 1 else domain
@@ -122,10 +122,12 @@ def elementwise(
     kinks: str = "",
     analytic: bool = True,
     textbook: Callable[..., Any] | tuple[Callable[..., Any], ...] = (),
+    table: dict[str, Rule] | None = RULES,
 ) -> Callable[[Callable[..., Any]], Rule]:
     """Make a rule of the decorated function `value(m, *operands)`, given its partials.
 
-    The partials come in the order of the operands; `Rule` explains the rest.
+    The partials come in the order of the operands; `Rule` explains the rest. The rule is entered in
+    the table, if there is one.
     """
     domains = (domain,) if isinstance(domain[0], float) else domain
 
@@ -138,7 +140,7 @@ def elementwise(
             analytic=analytic and not kinks,
             textbook=textbook if isinstance(textbook, tuple) else (textbook,),
         )
-        if RULES.setdefault(rule.name, rule) is not rule:
+        if table is not None and table.setdefault(rule.name, rule) is not rule:
             raise ValueError(f"there is a rule {rule.name!r} already; give this one another name")
         return rule
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from tinygrad_bp import array_rules, rules
 from tinygrad_bp.array_rules import ArrayRule
+from tinygrad_bp.derivatives import read_only
 from tinygrad_bp.differentiable import fitted, gradients_of, operations
 from tinygrad_bp.graph import UNTRACKED, Node
 from tinygrad_bp.recording import ROOT, current_state, enable_grad, resolve
@@ -49,6 +50,7 @@ class _Series:
             numbers, or None for zero.
         order: the n of the last coefficient.
         tag: the perturbation.
+        is_leaf: whether it stands for a leaf, and was not computed.
     """
 
     __slots__ = ()
@@ -56,6 +58,7 @@ class _Series:
     coefficients: list[Any]
     order: int
     tag: int
+    is_leaf: bool
     _more: Callable[[int], Any] | None
 
     def coefficient(self, k: int) -> Any:
@@ -70,9 +73,17 @@ class _Series:
         return True
 
     @property
-    def is_leaf(self) -> bool:
-        """It stands for something computed: its data cannot be set."""
-        return False
+    def data(self) -> Any:
+        """The numbers, read-only."""
+        return self._data if isinstance(self, Value) else read_only(self._array)  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        raise ValueError("data: inside of a derivative, an argument's data cannot be set")
+
+    def register_hook(self, hook: Any) -> Any:
+        """Refused: no sweep visits this node."""
+        raise ValueError("register_hook: a quantity of forward mode has no backward sweep")
 
     def detach(self) -> Any:
         """A constant of the same values: no derivative flows through it."""
@@ -159,14 +170,14 @@ class _Series:
 class SeriesValue(_Series, Value):
     """A Value that carries derivatives with it."""
 
-    __slots__ = ("_more", "coefficients", "order", "tag")
+    __slots__ = ("_more", "coefficients", "is_leaf", "order", "tag")
     __init__ = object.__init__
 
 
 class SeriesTensor(_Series, Tensor):
     """A Tensor that carries derivatives with it."""
 
-    __slots__ = ("_more", "coefficients", "order", "tag")
+    __slots__ = ("_more", "coefficients", "is_leaf", "order", "tag")
     __init__ = object.__init__
 
     def __matmul__(self, other: Any) -> Any:
@@ -180,7 +191,11 @@ class SeriesTensor(_Series, Tensor):
 
 
 def series(
-    coefficients: Sequence[Any], order: int, tag: int, more: Callable[[int], Any] | None = None
+    coefficients: Sequence[Any],
+    order: int,
+    tag: int,
+    more: Callable[[int], Any] | None = None,
+    is_leaf: bool = False,
 ) -> Any:
     """A series, of which the first coefficients are given.
 
@@ -189,6 +204,7 @@ def series(
         order: the number of the last coefficient; of order 0 there is only c₀, which is returned.
         tag: the perturbation.
         more: computes the coefficient of a number, once those before it are known.
+        is_leaf: whether it stands for a leaf.
     """
     first = coefficients[0]
     if order == 0:
@@ -203,6 +219,7 @@ def series(
     x._grad, x._place, x.rule = None, resolve(current_state()) or ROOT, UNTRACKED
     x.x = x.dx = x.y = x.dy = None
     x.coefficients, x.order, x.tag, x._more = list(coefficients), order, tag, more
+    x.is_leaf = is_leaf
     return x
 
 

@@ -23,7 +23,7 @@ from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quietly, read_only
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
-from tinygrad_bp.recording import ROOT, Scope, current_state, resolve
+from tinygrad_bp.recording import ROOT, Observer, Scope, current_state, observers_of, resolve
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.value import Value
 
@@ -120,13 +120,22 @@ def _apply_elementwise(rule: Rule, operands: tuple[Any, ...]) -> Any:
         kept = [x if isinstance(x, Tensor) else read_only(d) for x, d in pairs]
     result = quietly(rule.value, arrays, *data)
     state = current_state()
-    scope = state if type(state) is Scope else resolve(state)
+    observers: tuple[Observer, ...] = ()
+    if type(state) is Scope:
+        scope: Scope | None = state
+    else:
+        scope, observers = resolve(state), observers_of(state)
+        for observer in observers:
+            observer.operation(rule, operands, data, result, (), {})
     if scope is None or not tracked:
         return _untracked(result)
     locals_: list[Any] = [None] * len(data)
     for i in tracked:
         locals_[i] = Elementwise(rule, i, data, result)
-    return _node(rule, kept, locals_, result, scope)
+    node = _node(rule, kept, locals_, result, scope)
+    for observer in observers:
+        observer.recorded(node)
+    return node
 
 
 def _apply_structural(
@@ -149,14 +158,23 @@ def _apply_structural(
         options = {name: _frozen(p) for name, p in options.items()}
     result = quietly(rule.apply, arrays, data, parameters, options)
     state = current_state()
-    scope = state if type(state) is Scope else resolve(state)
+    observers: tuple[Observer, ...] = ()
+    if type(state) is Scope:
+        scope: Scope | None = state
+    else:
+        scope, observers = resolve(state), observers_of(state)
+        for observer in observers:
+            observer.operation(rule, operands, data, result, parameters, options)
     if scope is None or not tracked:
         return _untracked(result)
     locals_: list[Any] = [None] * len(data)
     for i in tracked:
         local = locals_[i] = Structural(rule, i, data, result)
         local.parameters, local.options = parameters, options
-    return _node(rule, kept, locals_, result, scope)
+    node = _node(rule, kept, locals_, result, scope)
+    for observer in observers:
+        observer.recorded(node)
+    return node
 
 
 def _typed(data: list[Any]) -> list[Any]:

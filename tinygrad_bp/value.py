@@ -15,7 +15,7 @@ from typing import Any
 
 from tinygrad_bp import floats, rules
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
-from tinygrad_bp.recording import ROOT, Scope, current_state, resolve
+from tinygrad_bp.recording import ROOT, Scope, current_state, observers_of, resolve
 from tinygrad_bp.rules import Rule
 
 
@@ -154,7 +154,11 @@ def _general(rule: Rule) -> Callable[..., Any]:
                 return NotImplemented
             numbers.append(number)
         z = rule.value(floats, *numbers)
-        scope = resolve(current_state())
+        state = current_state()
+        scope = resolve(state)
+        observers = observers_of(state)
+        for observer in observers:
+            observer.operation(rule, operands, numbers, z, (), {})
         if scope is None:
             return Value(z, requires_grad=False)
         locals_ = [
@@ -170,6 +174,8 @@ def _general(rule: Rule) -> Callable[..., Any]:
             node.y, node.dy = operands[1], locals_[1]
         elif rule.arity > 2:
             node.y, node.dy = tuple(zip(operands[1:], locals_[1:], strict=True)), MORE
+        for observer in observers:
+            observer.recorded(node)
         return node
 
     return operation
