@@ -17,7 +17,7 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 LAYERS = [
     {"recording"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
-    {"value", "derivatives", "tensor", "scalars"},
+    {"value", "numpy_protocol", "derivatives", "tensor", "scalars"},
     {"nn", "optim", "calculus", "check"},
     {"explain", "training", "replay"},
     {"__init__"},  # the table of contents

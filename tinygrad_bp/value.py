@@ -241,8 +241,9 @@ class Value(Node):
 
     _data: float
 
-    # numpy must not take an expression apart that has a Value on its right-hand side.
-    __array_ufunc__ = None
+    # What numpy asks of a Value, numpy_protocol sets: nothing in this file knows numpy.
+    __array_ufunc__: Any = None
+    __array_function__: Any
 
     def __init__(self, data: float, label: str = "", requires_grad: bool = True) -> None:
         self._data = _number(data, "Value")
