@@ -225,7 +225,7 @@ def test_an_array_takes_in_no_node(kind):
     with pytest.raises(TypeError, match="out="):
         np.add(array, array, out=node if kind == "Tensor" else (node,))
     square = np.eye(3)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="out="):
         square @= NODES[kind](0.5 if kind == "Value" else np.eye(3))
 
 
@@ -821,6 +821,19 @@ def test_a_kind_of_node_with_an_interpreter_of_its_own():
         assert call() == "interpreted"
         if expected is not None:
             assert [(*s[:3], s[3] or expected[3]) for s in seen] == [expected]
+
+
+def test_a_kind_of_node_with_comparisons_of_its_own():
+    """Between nodes they are Python's, which asks the subclass first."""
+
+    class Reversed(Tensor):
+        __slots__ = ()
+
+        def __gt__(self, other):
+            return "asked"
+
+    x, y = Tensor(A), Reversed(A)
+    assert (np.less(x, y), np.greater(y, x), np.less(A, y)) == ("asked",) * 3
 
 
 def test_every_function_of_a_rules_name_is_there():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -66,14 +67,14 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.take_along_axis: _take_along_axis,
 }
 
-# For each what Python calls it, and what it calls it with the sides exchanged.
-COMPARISONS: dict[Any, tuple[str, str]] = {
-    np.equal: ("__eq__", "__eq__"),
-    np.not_equal: ("__ne__", "__ne__"),
-    np.less: ("__lt__", "__gt__"),
-    np.less_equal: ("__le__", "__ge__"),
-    np.greater: ("__gt__", "__lt__"),
-    np.greater_equal: ("__ge__", "__le__"),
+# For each the operator, and the one that says the same with the sides exchanged.
+COMPARISONS: dict[Any, tuple[Any, Any]] = {
+    np.equal: (operator.eq, operator.eq),
+    np.not_equal: (operator.ne, operator.ne),
+    np.less: (operator.lt, operator.gt),
+    np.less_equal: (operator.le, operator.ge),
+    np.greater: (operator.gt, operator.lt),
+    np.greater_equal: (operator.ge, operator.le),
 }
 
 # These ask for the shape alone, so they see an array of that shape, and give plain arrays.
@@ -147,7 +148,7 @@ def array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **options
     known = method == "__call__" and (ufunc in FUNCTIONS or ufunc in COMPARISONS)
     if not known:
         raise _no_rule(self, ufunc, method)
-    for name, value in options.items():
+    for name, value in sorted(options.items(), reverse=True):  # out before axes, for array @= node
         if not _is_neutral(name, value):
             raise _no_argument(self, ufunc, name)
     if ufunc in COMPARISONS:
@@ -260,14 +261,15 @@ def _hollow(x: Any) -> Any:
 
 def _compare(ufunc: np.ufunc, x: Any, y: Any) -> Any:
     """By data, as the operators do."""
-    name, mirrored = COMPARISONS[ufunc]
+    compare, mirrored = COMPARISONS[ufunc]
+    if _is_node(x) and _is_node(y):
+        return compare(x, y)
     if not _is_node(x):
-        x, y, name = y, x, mirrored
+        x, y, compare = y, x, mirrored
         if type(y) is np.ndarray and y.ndim == 0:
             y = y[()]  # numpy makes an array of a scalar on the left of `<`, but it is a number
-    answer = getattr(type(x), name)(x, y)  # the operator would ask numpy again, and so us
-    if answer is NotImplemented and _is_node(y):
-        answer = getattr(type(y), mirrored)(y, x)
+    # The operator itself would ask numpy again where the node has no answer, and numpy us.
+    answer = getattr(type(x), f"__{compare.__name__}__")(x, y)
     if answer is not NotImplemented:
         return answer
     if ufunc is np.equal or ufunc is np.not_equal:
