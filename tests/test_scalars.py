@@ -441,27 +441,17 @@ def test_other_operators_are_refused(apply):
 # --- numpy --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "f", [np.maximum, np.log1p, np.exp, np.sqrt, np.tanh, np.square, np.sign, np.isnan, np.arctan2]
-)
-def test_numpys_ufuncs_are_refused_by_name(f):
+@pytest.mark.parametrize("f", [np.sign, np.isnan, np.floor, np.fmax, np.logical_and])
+def test_numpys_ufuncs_without_a_rule_are_refused_by_name(f):
     with pytest.raises(TypeError, match=rf"numpy\.{f.__name__} does not take an array of Values"):
         f(*[values(A)] * f.nin)
 
 
-@pytest.mark.parametrize(
-    "f",
-    [np.sum, np.mean, np.max, np.concatenate, np.where, np.dot, np.stack, np.linalg.norm, np.std],
-)
-def test_numpys_functions_are_refused_by_name(f):
-    arguments = {
-        "concatenate": ([values(A)],),
-        "stack": ([values(A)],),
-        "where": (A > 0, values(A), 0.0),
-        "dot": (values(A), A.T),
-    }.get(f.__name__, (values(A),))
-    name = f.__name__.removeprefix("a") if f is np.max else f.__name__
-    with pytest.raises(TypeError, match=rf"numpy\.a?{name} does not take an array of Values"):
+@pytest.mark.parametrize("f", [np.dot, np.linalg.norm, np.std, np.sort])
+def test_numpys_functions_without_a_rule_are_refused_by_name(f):
+    arguments = (values(A), A.T) if f is np.dot else (values(A),)
+    name = rf"numpy\.(linalg\.)?{f.__name__}"
+    with pytest.raises(TypeError, match=rf"{name} does not take an array of Values"):
         f(*arguments)
 
 

@@ -307,27 +307,20 @@ def test_shape_methods():
 # --- numpy --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("f", [np.exp, np.maximum, np.add, np.multiply, np.matmul, np.isnan])
-def test_numpys_ufuncs_refuse_a_tensor(f):
-    with pytest.raises(TypeError, match="Tensor"):
+@pytest.mark.parametrize("f", [np.isnan, np.floor, np.fmax, np.logical_and])
+def test_numpys_ufuncs_without_a_rule_refuse_a_tensor(f):
+    name = rf"numpy\.{f.__name__} does not take a Tensor"
+    with pytest.raises(TypeError, match=name):
         f(*[Tensor(A)] * f.nin)
     if f.nin == 2:
-        with pytest.raises(TypeError, match="Tensor"):
+        with pytest.raises(TypeError, match=name):
             f(A, Tensor(A))
 
 
-@pytest.mark.parametrize(
-    "f", [np.sum, np.mean, np.concatenate, np.where, np.linalg.norm, np.einsum, np.reshape, np.dot]
-)
-def test_numpys_functions_refuse_a_tensor_by_name(f):
-    arguments = {
-        "concatenate": ([Tensor(A)],),
-        "where": (A > 0, Tensor(A), 0.0),
-        "einsum": ("ij->i", Tensor(A)),
-        "reshape": (Tensor(A), -1),
-        "dot": (Tensor(A), A[0]),
-    }.get(f.__name__, (Tensor(A),))
-    with pytest.raises(TypeError, match=rf"numpy\.{f.__name__} does not take a Tensor"):
+@pytest.mark.parametrize("f", [np.std, np.linalg.norm, np.dot, np.sort])
+def test_numpys_functions_without_a_rule_refuse_a_tensor_by_name(f):
+    arguments = (Tensor(A), A[0]) if f is np.dot else (Tensor(A),)
+    with pytest.raises(TypeError, match=rf"numpy\.(linalg\.)?{f.__name__} does not take a Tensor"):
         f(*arguments)
 
 

@@ -24,8 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinygrad_bp import array_rules, rules
 from tinygrad_bp.array_rules import ArrayRule
+from tinygrad_bp.numpy_protocol import array_function, array_ufunc
 from tinygrad_bp.rules import Rule
-from tinygrad_bp.tensor import as_array
+from tinygrad_bp.tensor import NO_MIX, Tensor, as_array
 from tinygrad_bp.value import Value
 
 # The elements are Values, which numpy's types cannot say.
@@ -35,8 +36,8 @@ _ObjectArray = np.ndarray[Any, Any]
 class Values(_ObjectArray):
     """An array of Values. Indexing down to one element gives the `Value` itself.
 
-    It takes operators, `@`, indexing, reshaping, iteration, and the functions of `tb`. numpy's own
-    functions do the wrong thing to objects, so they raise.
+    It takes operators, `@`, indexing, reshaping, iteration, the functions of `tb`, and numpy's own
+    wherever there is a rule. The others do the wrong thing to objects, so they raise.
     """
 
     __array_priority__ = 10.0
@@ -138,15 +139,12 @@ class Values(_ObjectArray):
     # --- operators ------------------------------------------------------------------------------
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        """Only what operators and sums need; the rest of numpy has no derivative here."""
-        if ufunc not in _OPERATORS or options.get("out") is not None:
-            raise TypeError(
-                f"numpy.{ufunc.__name__} does not take an array of Values; "
-                f"use tb.{ufunc.__name__} if there is one, or numpy on .data"
-            )
+        """The operators are numpy's loops over the elements' own; the rest is as for a Tensor."""
+        if ufunc not in _OPERATORS or method != "__call__" or options:
+            return array_ufunc(self, ufunc, method, *inputs, **options)
         plain = [_objects(x) for x in inputs]
         with np.errstate(all="ignore"):  # what numpy thinks of objects is no news
-            result = getattr(ufunc, method)(*plain, **options)
+            result = ufunc(*plain)
         if ufunc is np.matmul:  # over an axis of length 0 it gives plain zeros
             result = _all_values(result)
         return _wrap(result) if isinstance(result, np.ndarray) and result.ndim else result
@@ -160,11 +158,7 @@ class Values(_ObjectArray):
             raise TypeError(f"expected a Value or Values to put in, got {type(value).__name__}")
         super().__setitem__(index, value)
 
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise TypeError(
-            f"numpy.{function.__name__} does not take an array of Values; "
-            f"use tb.{function.__name__} if there is one, or numpy on .data"
-        )
+    __array_function__ = array_function  # type: ignore[assignment]
 
     def __add__(self, other: Any) -> Any:
         return super().__add__(_zero_dimensional(other))
@@ -366,6 +360,8 @@ def _objects(x: Any) -> Any:
         return _zero_dimensional(x)
     if isinstance(x, np.ndarray) and x.dtype == object:
         return x  # made by _zero_dimensional
+    if isinstance(x, Tensor):
+        raise TypeError(NO_MIX)
     return as_array(x, "array of Values").astype(object)
 
 

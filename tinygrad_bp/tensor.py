@@ -23,6 +23,7 @@ from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quietly, read_only
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
+from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
 from tinygrad_bp.recording import ROOT, Observer, Scope, current_state, observers_of, resolve
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.value import Value
@@ -38,6 +39,11 @@ del _kept
 _COUNTED = sys.version_info < (3, 14)  # later Pythons count references to locals otherwise
 
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+NO_MIX = (
+    "a Tensor and an array of Values do not mix: convert with tb.Tensor(values.data) or "
+    "tb.values(tensor.data), which start without history"
+)
 
 # Who may hold a leaf's array.
 _PRIVATE = 0  # this Tensor alone
@@ -234,10 +240,7 @@ def _plain(x: Any) -> Any:
             "tb.Value(tensor.item()), which start without history"
         )
     if hasattr(type(x), "_interpret") and not isinstance(x, Tensor):
-        raise TypeError(
-            "a Tensor and an array of Values do not mix: convert with tb.Tensor(values.data) or "
-            "tb.values(tensor.data), which start without history"
-        )
+        raise TypeError(NO_MIX)
     return x
 
 
@@ -329,7 +332,9 @@ class Tensor(Node):
     _holders: int
     _own_grad: Array | None
 
-    __array_ufunc__ = None  # numpy arrays and scalars on the left leave the operator to Tensor
+    # numpy's own functions, and operators with an array on their left.
+    __array_ufunc__ = ArrayUfunc()
+    __array_function__ = array_function
 
     def __init__(
         self,
@@ -472,14 +477,10 @@ class Tensor(Node):
         return (self[i] for i in range(len(self)))
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """The data, detached: a copy."""
+        """The data, detached: a copy, or with `copy=False` a read-only view."""
+        if copy is False:
+            return np.array(read_only(self._array), dtype, copy=False)  # raises if it has to copy
         return np.array(self._array, dtype)
-
-    def __array_function__(self, function: Any, *unused: Any) -> Any:
-        raise TypeError(
-            f"numpy.{function.__name__} does not take a Tensor: use tb.{function.__name__} if "
-            "there is one, or numpy on .data to leave the graph"
-        )
 
     def __repr__(self) -> str:
         label = f", label={self.label!r}" if self.label else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from importlib import import_module
 from numbers import Real
 from typing import Any
 
@@ -220,6 +221,21 @@ def _comparison(compare: Callable[[float, float], bool]) -> Callable[[Value, Any
     return method
 
 
+def _numpy_protocol() -> Any:
+    # Only numpy asks for it, so numpy is there; the scalar engine itself runs without.
+    return import_module("tinygrad_bp.numpy_protocol")
+
+
+class _ArrayUfunc:
+    """The method by which numpy's functions, and arrays on the left, leave the work to a Value.
+
+    Found on the type only, see `numpy_protocol.ArrayUfunc`.
+    """
+
+    def __get__(self, node: Value | None, kind: type) -> Any:
+        return _numpy_protocol().array_ufunc if node is None else None
+
+
 class Value(Node):
     """A float that remembers how it was computed, and so can say its derivative by its ancestors.
 
@@ -247,8 +263,11 @@ class Value(Node):
 
     _data: float
 
-    # numpy must not take an expression apart that has a Value on its right-hand side.
-    __array_ufunc__ = None
+    __array_ufunc__ = _ArrayUfunc()
+
+    def __array_function__(self, *call: Any) -> Any:
+        """numpy's functions that are not elementwise."""
+        return _numpy_protocol().array_function(self, *call)
 
     def __init__(self, data: float, label: str = "", requires_grad: bool = True) -> None:
         self._data = _number(data, "Value")
