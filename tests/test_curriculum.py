@@ -1,4 +1,4 @@
-"""The equations of the curriculum, E1 to E12 and E18 to E26: the sweep against the formulas.
+"""The equations of the curriculum, E1 to E26: the sweep against the formulas.
 
 Every formula is written as a textbook has it, in plain numpy and in columns: `z = W a + b`, samples
 side by side. The network has samples in rows, so its arrays are transposed where the two meet.
@@ -383,6 +383,195 @@ def test_e12_each_samples_share():
         losses.backward(np.eye(5)[i])
         for layer, expected in zip(model.layers, share, strict=True):
             close(with_bias_column(layer), expected)
+
+
+# --- C. the chain rule ---------------------------------------------------------------------------
+
+FUNCTIONS = {  # with their derivatives, by hand
+    "square": (lambda x: x * x, lambda x: 2 * x),
+    "sin": (tb.sin, np.cos),
+    "exp": (tb.exp, np.exp),
+    "tanh": (tb.tanh, lambda x: 1 / np.cosh(x) ** 2),
+    "sigmoid": (tb.sigmoid, lambda x: sigmoid(x) * (1 - sigmoid(x))),
+    "quotient": (lambda x: x / (1.0 + x * x), lambda x: (1 - x * x) / (1 + x * x) ** 2),
+}
+
+
+@pytest.mark.parametrize("outer", FUNCTIONS)
+@pytest.mark.parametrize("inner", FUNCTIONS)
+@pytest.mark.parametrize("x", [-0.7, 0.4, 1.3])
+def test_e13_chain_rule(outer, inner, x):
+    (f, f_prime), (g, g_prime) = FUNCTIONS[outer], FUNCTIONS[inner]
+    expected = f_prime(float(g(x))) * g_prime(x)
+    assert tb.grad(lambda x: f(g(x)))(x) == pytest.approx(expected, rel=1e-13)
+    assert tb.jvp(lambda x: f(g(x)), x, 1.0)[1] == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_e13_remainder_shrinks_faster_than_the_step(name):
+    g, _ = FUNCTIONS[name]
+    x, slope = 0.6, tb.grad(g)(0.6)
+    steps = [2.0**-k for k in range(4, 12)]
+    remainders = [abs(float(g(x + h)) - float(g(x)) - slope * h) / h for h in steps]
+    for wide, narrow in pairwise(remainders):
+        # o(h)/h tends to 0; these functions are smooth, so it halves with h, but for terms in h².
+        assert narrow == pytest.approx(wide / 2, rel=0.1)
+
+
+class FiveThreeOne:
+    """Five inputs, three hidden neurons, one output, as single numbers; and its paths, by hand."""
+
+    def __init__(self, reading):
+        random = np.random.default_rng(5)
+        self.reading = reading
+        self.x = [tb.Value(v, f"x{k}") for k, v in enumerate(random.normal(size=5), 1)]
+        self.V = random.normal(size=(3, 5))
+        self.u = random.normal(size=3)
+        self.w = tb.Value(0.7, "w")
+        self.y = self.forward()
+
+    def edge(self, j, k):
+        """The weight from input k to neuron j: numbers, and where the reading has it, w."""
+        if self.reading == "an edge":
+            return self.w if (j, k) == (0, 0) else self.V[j, k]
+        if self.reading == "into the neuron":
+            return self.V[j, k]
+        return self.w if k == 0 else self.V[j, k]  # shared by the edges out of input 1
+
+    def forward(self):
+        a = list(self.x)
+        if self.reading == "into the neuron":  # neuron 1 of the first layer is w times its input
+            a[0] = self.w * a[0]
+        self.a = a
+        self.h = [
+            tb.tanh(sum(self.edge(j, k) * a[k] for k in range(1, 5)) + self.edge(j, 0) * a[0])
+            for j in range(3)
+        ]
+        return sum(float(self.u[j]) * self.h[j] for j in range(3))
+
+    def products(self):
+        """Along every path from w to y, the product of the local derivatives."""
+        slope = [1 - h.data**2 for h in self.h]
+        x1 = self.x[0].data
+        if self.reading == "an edge":
+            return [self.u[0] * slope[0] * x1]
+        if self.reading == "into the neuron":
+            return [self.u[j] * slope[j] * self.V[j, 0] * x1 for j in range(3)]
+        return [self.u[j] * slope[j] * x1 for j in range(3)]
+
+
+def paths_by_hand(root, leaf):
+    """Every path of the recorded graph, as the list of its local derivatives."""
+    if root is leaf:
+        yield []
+    for parent, local in zip(root.operands, root.locals, strict=True):
+        if local is not None:
+            for rest in paths_by_hand(parent, leaf):
+                yield [local, *rest]
+
+
+@pytest.mark.parametrize(
+    ("reading", "count"),
+    [("an edge", 1), ("into the neuron", 3), ("shared by the edges out", 3)],
+)
+def test_e14_paths_of_the_5_3_1_network(reading, count):
+    network = FiveThreeOne(reading)
+    network.y.backward()
+    expected = network.products()
+    assert len(expected) == count
+    assert network.w.grad == pytest.approx(sum(expected), rel=1e-13)
+    found = [np.prod(path) for path in paths_by_hand(network.y, network.w)]
+    close(sorted(found), sorted(expected))
+
+
+@pytest.mark.parametrize("depth", [1, 10, 70, 1000])
+def test_e15_paths_double_while_the_sweep_visits_each_edge_once(depth):
+    a = b = tb.Value(1.0)
+    for _ in range(depth):
+        b = b + b
+    edges = [edge for step in tb.sweep(b) for edge in step.edges]
+    assert len(edges) == 2 * depth
+    b.backward()
+    # All local derivatives are 1, so the gradient is the number of paths: exact, being a power of 2.
+    assert int(a.grad) == 2**depth
+
+
+@pytest.mark.parametrize(("width", "depth"), [(2, 3), (3, 4), (4, 30)])
+def test_e15_paths_through_layers(width, depth):
+    x = tb.Value(1.0)
+    layer = [x] * width
+    for _ in range(depth):
+        layer = [sum(layer[1:], layer[0]) for _ in range(width)]
+    y = sum(layer[1:], layer[0])
+    edges = sum(len(step.edges) for step in tb.sweep(y))
+    assert edges <= 2 * width * width * (depth + 1)
+    y.backward()
+    assert x.grad == float(width ** (depth + 1))
+
+
+def test_e16_cost_of_the_gradient():
+    """Reverse mode costs a few evaluations; forward mode and differences one per parameter."""
+    for width in (2, 8, 40):
+        x, y = np.ones((4, width)), np.ones((4, 1))
+        model = nn.MLP([width, width, 1], rng=0)
+        parameters = sum(p.size for p in model.parameters())
+
+        def loss(model, x=x, y=y):
+            return nn.squared_error(model(x), y)
+
+        with tb.count_operations() as once, tb.no_grad():
+            loss(model)
+        with tb.count_operations() as reverse:
+            tb.grad(loss)(model)
+        assert reverse.total <= 4 * once.total
+        if width < 40:
+            with tb.count_operations() as forward:
+                tb.jacobian(loss, mode="forward")(model)
+            assert parameters * once.total < forward.total < 4 * parameters * once.total
+
+
+def test_e17_product_rule():
+    x = tb.Value(1.7)
+    copies = [tb.Value(1.7) for _ in range(3)]
+    (x * x * x).backward()
+    (copies[0] * copies[1] * copies[2]).backward()
+    assert x.grad == sum(copy.grad for copy in copies)
+    assert x.grad == pytest.approx(3 * 1.7**2, rel=1e-15)
+
+
+def recurrence(W, xs):
+    """h ← tanh(W[t] h + x), with a matrix for every step."""
+    h = xs[0]
+    for w, x in zip(W, xs, strict=True):
+        h = tb.tanh(h @ w + x)
+    return tb.sum(h * h)
+
+
+def attention(P, xs):
+    """Scaled dot products of queries, keys and values, which share one projection."""
+    queries, keys, contents = (xs @ p for p in P)
+    scores = tb.softmax(queries @ tb.transpose(keys) * 0.5, -1)
+    return tb.sum((scores @ contents) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "uses", "shape"), [(recurrence, 6, (6, 2, 4)), (attention, 3, (5, 4))]
+)
+def test_e17_a_shared_parameter_is_the_sum_of_its_copies(function, uses, shape):
+    random = np.random.default_rng(7)
+    W, xs = random.normal(size=(4, 4)), random.normal(size=shape)
+    shared = tb.grad(lambda W: function([W] * uses, xs))(W)
+    copies = tb.grad(lambda copies: function(copies, xs))([W] * uses)
+    assert len(copies) == uses
+    close(shared, sum(copies), rtol=1e-13)
+    # Each copy's derivative is that of moving it alone.
+    v = random.normal(size=W.shape)
+    for k, copy in enumerate(copies):
+        moved = [
+            function([W + h * v if i == k else W for i in range(uses)], tb.Tensor(xs)).item()
+            for h in (1e-6, -1e-6)
+        ]
+        assert np.sum(copy * v) == pytest.approx((moved[0] - moved[1]) / 2e-6, rel=1e-6)
 
 
 # --- D. BPTT, two steps by hand ------------------------------------------------------------------
