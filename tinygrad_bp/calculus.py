@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygrad_bp import array_rules
-from tinygrad_bp.containers import filled, leaves_like, leaves_of, shaped
+from tinygrad_bp.containers import filled, leaves_like, leaves_of, nodes_of, shaped
 from tinygrad_bp.differentiable import link
 from tinygrad_bp.graph import Node
 from tinygrad_bp.recording import enable_grad
@@ -170,7 +170,7 @@ def jvp(
         (6.0, 3.0)
     """
     outputs, tag, nodes = _forward(f, primals, tangents, 1, create_graph)
-    leaves = [leaf for _, leaf in leaves_of(outputs, "the result")]
+    leaves = nodes_of(outputs, f"the result of {_name(f)}")
     value, tangent = (
         shaped(outputs, iter([_presented(_coefficient(x, k, tag), x, nodes) for x in leaves]))
         for k in (0, 1)

@@ -31,6 +31,23 @@ def leaves_of(tree: Any, name: str) -> list[tuple[str, Any]]:
     return list(_walk(tree, name))
 
 
+def nodes_of(tree: Any, name: str) -> list[Any]:
+    """The leaves of a structure, which have to be nodes: those of a result to be differentiated.
+
+    Raises:
+        TypeError: one is a plain number or array.
+    """
+    if isinstance(tree, (dict, list, tuple)):
+        parts = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return [node for key, part in parts for node in nodes_of(part, f"{name}[{key!r}]")]
+    if not isinstance(tree, (Value, Tensor, Values)):
+        raise TypeError(
+            f"{name}: expected a Value, a Tensor or Values, got {type(tree).__name__}; what comes "
+            "from .data, float() or the math module has no derivative"
+        )
+    return [tree]
+
+
 def _walk(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(tree, (Value, Tensor, Values)):
         yield name, tree
