@@ -18,7 +18,7 @@ LAYERS = [
     {"recording", "hooks"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
     {"value", "numpy_protocol", "derivatives", "tensor", "scalars"},
-    {"differentiable", "series"},
+    {"operators", "differentiable", "series"},
     {"nn", "optim", "containers", "calculus", "check", "custom", "debugging", "counting"},
     {"explain", "training", "replay"},
     {"__init__"},  # the table of contents

@@ -29,6 +29,7 @@ from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import read_only
 from tinygrad_bp.differentiable import fitted, gradients_of, operations
 from tinygrad_bp.graph import UNTRACKED, Node
+from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, current_state, enable_grad, resolve
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.tensor import _EXPOSED, Tensor, as_array
@@ -42,7 +43,7 @@ def new_tag() -> int:
     return next(_tags)
 
 
-class _Series:
+class _Series(ByRules):
     """What series of Values and of Tensors have in common.
 
     Attributes:
@@ -110,62 +111,6 @@ class _Series:
             return _elementwise(rule, operands)
         return _structural(rule, operands, parameters, options or {})
 
-    # --- operators: all that the plain classes write out for speed ------------------------------
-
-    def __add__(self, other: Any) -> Any:
-        return rules.add(self, other)
-
-    def __radd__(self, other: Any) -> Any:
-        return rules.add(other, self)
-
-    def __sub__(self, other: Any) -> Any:
-        return rules.subtract(self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return rules.subtract(other, self)
-
-    def __mul__(self, other: Any) -> Any:
-        return rules.multiply(self, other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return rules.multiply(other, self)
-
-    def __truediv__(self, other: Any) -> Any:
-        return rules.divide(self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return rules.divide(other, self)
-
-    def __pow__(self, other: Any) -> Any:
-        return rules.power(self, other)
-
-    def __rpow__(self, other: Any) -> Any:
-        return rules.power(other, self)
-
-    def __neg__(self) -> Any:
-        return rules.negative(self)
-
-    def __abs__(self) -> Any:
-        return rules.absolute(self)
-
-    def exp(self) -> Any:
-        return rules.exp(self)
-
-    def log(self) -> Any:
-        return rules.log(self)
-
-    def sqrt(self) -> Any:
-        return rules.sqrt(self)
-
-    def tanh(self) -> Any:
-        return rules.tanh(self)
-
-    def sigmoid(self) -> Any:
-        return rules.sigmoid(self)
-
-    def relu(self) -> Any:
-        return rules.relu(self)
-
 
 class SeriesValue(_Series, Value):
     """A Value that carries derivatives with it."""
@@ -174,20 +119,11 @@ class SeriesValue(_Series, Value):
     __init__ = object.__init__
 
 
-class SeriesTensor(_Series, Tensor):
+class SeriesTensor(ArrayByRules, _Series, Tensor):
     """A Tensor that carries derivatives with it."""
 
     __slots__ = ("_more", "coefficients", "is_leaf", "order", "tag")
     __init__ = object.__init__
-
-    def __matmul__(self, other: Any) -> Any:
-        return array_rules.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Any:
-        return array_rules.matmul(other, self)
-
-    def __getitem__(self, index: Any) -> Any:
-        return array_rules.getitem(self, index)
 
 
 def series(
