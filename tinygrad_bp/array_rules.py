@@ -152,7 +152,7 @@ def _count(x: X, axis: Axis) -> int:
 
 def _restore(m: M, reduced: X, x: X, axis: Axis, keepdims: bool) -> X:
     """A reduced quantity, with the summed axes back as axes of length 1."""
-    if keepdims:
+    if keepdims or axis is None:  # a single number broadcasts as it is
         return reduced
     axes = _axes(axis, len(x.shape))
     return m.reshape(reduced, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
@@ -161,7 +161,9 @@ def _restore(m: M, reduced: X, x: X, axis: Axis, keepdims: bool) -> X:
 def sum_to(m: M, g: X, shape: tuple[int, ...]) -> X:
     """Undo a broadcast: `g` summed over every axis along which `shape` was repeated."""
     extra = len(g.shape) - len(shape)
-    if extra:
+    if extra == 1 and g.shape[0] == 1:  # a batch of one
+        g = m.reshape(g, g.shape[1:])
+    elif extra:
         g = m.sum(g, axis=tuple(range(extra)))
     if g.shape == shape:
         return g

@@ -293,18 +293,18 @@ def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> Non
     delivers an interrupt (Ctrl-C) before it or after it, never in the middle.
     """
     seed = _checked_seed(root, gradient)
-    try:
-        with root._arithmetic():
+    with root._arithmetic():
+        try:
             next(_walk(root, seed, watched=False, leaves_only=leaves_only))
-    except StopIteration as end:
-        flight, leaves = end.value
-    if leaves_only:
-        flight = {leaf: flight[leaf] for leaf in leaves}
-    with root._arithmetic(), _commit_lock:
-        for leaf in leaves:
-            if leaf._grad is not None:
-                flight[leaf] = leaf._grad + flight[leaf]
-        deque(map(_set_grad, flight.keys(), flight.values()), 0)
+        except StopIteration as end:
+            flight, leaves = end.value
+        if leaves_only:
+            flight = {leaf: flight[leaf] for leaf in leaves}
+        with _commit_lock:
+            for leaf in leaves:
+                if leaf._grad is not None:
+                    flight[leaf] = leaf._grad + flight[leaf]
+            deque(map(_set_grad, flight.keys(), flight.values()), 0)
 
 
 def _checked_seed(root: Node, gradient: Any) -> Any:
