@@ -242,7 +242,7 @@ def linear_db(m: M, g: X, z: X, x: X, W: X, b: X) -> X:
 @structural(linear_dx, linear_dW, linear_db)
 def linear(m: M, x: X, W: X, b: X) -> X:
     """x @ W + b: the weighted input of a layer; W has shape (inputs, outputs), b (outputs,)"""
-    if len(W.shape) != 2 or tuple(b.shape) != tuple(W.shape[1:]):
+    if W.ndim != 2 or b.shape != W.shape[1:]:
         raise ValueError(
             f"linear: expected W of shape (inputs, outputs) and b of shape (outputs,), "
             f"got {tuple(W.shape)} and {tuple(b.shape)}"
