@@ -166,7 +166,14 @@ def _search(root: Node) -> tuple[list[Node], dict[Node, Any]]:
         if node.dy is not None:
             if node.dy is MORE:
                 # Each operand is looked at once: the iterator is kept while we are below.
-                x = _next_unseen(unseen_of.setdefault(node, iter(node.y)), found)
+                pairs = unseen_of.get(node)
+                if pairs is None:
+                    pairs = unseen_of[node] = iter(node.y)
+                for x, local in pairs:
+                    if local is not None and x not in found:
+                        break
+                else:
+                    x = None
             else:
                 x = node.y if node.y not in found else None
             if x is not None:
@@ -178,13 +185,6 @@ def _search(root: Node) -> tuple[list[Node], dict[Node, Any]]:
         if not path:
             return order, found
         node = pop()
-
-
-def _next_unseen(pairs: Iterator[tuple[Any, Any]], found: dict[Node, Any]) -> Any:
-    for operand, local in pairs:
-        if local is not None and operand not in found:
-            return operand
-    return None
 
 
 # --- the sweep ----------------------------------------------------------------------------------
@@ -230,11 +230,14 @@ def _walk(
             flight[x] = cx if sofar is None else sofar + cx
         if dy is not None:
             if dy is MORE:
-                cy = [None if local is None else local * g for _, local in node.y]
-                for (y, _), c in zip(node.y, cy, strict=True):
-                    if c is not None:
+                cy = []
+                for y, local in node.y:
+                    c = None
+                    if local is not None:
+                        c = local * g
                         sofar = flight[y]
                         flight[y] = c if sofar is None else sofar + c
+                    cy.append(c)
             else:
                 y = node.y
                 cy = dy * g
