@@ -339,6 +339,16 @@ def sum(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     return m.sum(x, axis=axis, keepdims=keepdims)
 
 
+def scaled_sum_dx(m: M, g: X, y: X, x: X, factor: float) -> X:
+    return m.broadcast_to(factor * g, x.shape)
+
+
+@structural(scaled_sum_dx)
+def scaled_sum(m: M, x: X, factor: float) -> X:
+    """factor times the sum over all: how losses end, in one operation"""
+    return factor * m.sum(x)
+
+
 def mean_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     share = m.divide(_restore(m, g, x, axis, keepdims), float(_count(x, axis)))
     return m.broadcast_to(share, x.shape)
