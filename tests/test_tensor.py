@@ -1141,37 +1141,3 @@ def test_nothing_that_a_sweep_needs_can_be_written_through():
     z.backward()
     np.testing.assert_array_equal(x.grad, [15.0, 24.0])
     np.testing.assert_array_equal(y.grad, [5.0, 12.0])
-
-
-# --- weights used several times -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("leaves_only", [False, True])
-def test_products_of_weights_that_wait_for_one_another(dtype, leaves_only):
-    rng = np.random.default_rng(0)
-    xs = [rng.normal(size=shape).astype(dtype) for shape in [(2, 3), (3,), (4, 2, 3), (1, 3)]]
-    w, b = Tensor(rng.normal(size=(3, 5)), dtype=dtype), Tensor(np.zeros(5), dtype=dtype)
-    expected = 2 * w.data + sum(x.reshape(-1, 3).sum(0)[:, None] for x in xs)
-    for repeat in (1, 2):
-        total = (w * w).sum()  # a use of another kind
-        for i, x in enumerate(xs):
-            total = total + (tb.linear(x, w, b) if i % 2 else Tensor(x) @ w).sum()
-        total.backward(leaves_only=leaves_only)
-        assert type(w.grad) is np.ndarray
-        assert w.grad.dtype == dtype
-        np.testing.assert_allclose(w.grad, repeat * expected, rtol=1e-5)
-    steps = list(tb.sweep(total))
-    assert all(type(edge.contribution) is np.ndarray for step in steps for edge in step.edges)
-    (gradient,) = [step.gradient for step in steps if step.node is w]
-    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
-
-
-def test_a_product_that_waits_is_as_good_as_an_array():
-    w = Tensor(np.ones((3, 2)))
-    x, g = np.arange(6.0).reshape(2, 3), np.ones((2, 2))
-    _, local = (Tensor(x) @ w).locals
-    np.testing.assert_array_equal(local * g, x.T @ g)
-    np.testing.assert_array_equal(local * g + local * g, 2 * x.T @ g)
-    np.testing.assert_array_equal(np.ones((3, 2)) + local * g, 1 + x.T @ g)
-    np.testing.assert_array_equal(local * g + np.ones((3, 2)), 1 + x.T @ g)
