@@ -110,65 +110,6 @@ class Structural(Local):
         return _fit(pulled, operands[index])
 
 
-class Weights(Structural):
-    """The derivative of `x @ W` by a leaf W: the product waits for those of other uses of W."""
-
-    __slots__ = ()
-
-    def __mul__(self, g: Any) -> Any:
-        return Rows(self, g)
-
-    def product(self, g: Any) -> Any:
-        """The product, now."""
-        return Structural.__mul__(self, g)
-
-
-class Rows:
-    """A gradient of weights, or a sum of such, that is computed when it is asked for.
-
-    A recurrent network uses its weights at every step. The products `x.T @ g` of all steps add up
-    to a single one, of all rows of x and all rows of g put one below the other: so that no array
-    as large as the weights need be written, and added up, at every step.
-    """
-
-    __slots__ = ("before", "g", "local")
-    __array_ufunc__ = None  # an array on the left leaves the sum to Rows
-
-    def __init__(self, local: Weights, g: Array, before: Rows | None = None) -> None:
-        self.local, self.g, self.before = local, g, before
-
-    def __add__(self, other: Any) -> Any:
-        if isinstance(other, Rows) and other.before is None:
-            return Rows(other.local, other.g, self)
-        return computed(self) + computed(other)
-
-    def __radd__(self, other: Any) -> Any:
-        return other + computed(self)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
-        return np.asarray(computed(self), dtype)
-
-
-def computed(g: Any) -> Any:
-    """A gradient as an array."""
-    if not isinstance(g, Rows):
-        return g
-    local = g.local
-    if g.before is None:
-        return local.product(g.g)
-    xs, gs = [], []
-    rows: Rows | None = g
-    while rows is not None:
-        x = rows.local._operands[0]
-        xs.append(x.reshape(-1, x.shape[-1]))
-        gs.append(rows.g.reshape(-1, rows.g.shape[-1]))
-        rows = rows.before
-    operands = (np.concatenate(xs), *local._operands[1:])
-    of_all = Weights(local.rule, local.index, operands, None)
-    of_all.parameters, of_all.options = local.parameters, local.options
-    return of_all.product(np.concatenate(gs))
-
-
 def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that may overflow, or meet a pole, on the way to a right answer."""
     return np.errstate(all="ignore")(function)  # half the price of the `with` block

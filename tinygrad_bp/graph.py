@@ -130,10 +130,6 @@ class Node:
         """A gradient in flight, as it may be shown: safe from being written to."""
         return x
 
-    def _total(self, gradient: Any) -> Any:
-        """The gradient of a leaf, when all contributions have been added up."""
-        return gradient
-
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """What the sums and products of a sweep are to be computed under."""
         return nullcontext()
@@ -309,8 +305,8 @@ def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> Non
             flight = {leaf: flight[leaf] for leaf in leaves}
         with _commit_lock:
             for leaf in leaves:
-                total = leaf._total(flight[leaf])
-                flight[leaf] = total if leaf._grad is None else leaf._grad + total
+                if leaf._grad is not None:
+                    flight[leaf] = leaf._grad + flight[leaf]
             deque(map(_set_grad, flight.keys(), flight.values()), 0)
 
 

@@ -21,14 +21,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.array_rules import ArrayRule
-from tinygrad_bp.derivatives import (
-    Elementwise,
-    Structural,
-    Weights,
-    computed,
-    quiet,
-    read_only,
-)
+from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
 from tinygrad_bp.recording import ROOT, Scope, current_state, resolve
 from tinygrad_bp.rules import Rule
@@ -196,7 +189,6 @@ def _elementwise(rule: Rule) -> Callable[..., Any]:
 
 def _structural(rule: ArrayRule) -> Callable[..., Any]:
     value, takes_sequence = quiet(rule.value), rule.takes_sequence
-    weights = 1 if rule in (array_rules.matmul, array_rules.linear) else None
 
     def operation(
         operands: Sequence[Any],
@@ -231,10 +223,7 @@ def _structural(rule: ArrayRule) -> Callable[..., Any]:
         locals_: list[Any] = []
         for i, x in enumerate(operands):
             if isinstance(x, Tensor) and x.rule is not UNTRACKED:
-                if i == weights and x.rule is None and data[i].ndim == 2:
-                    local: Structural = Weights(rule, i, data, result)
-                else:
-                    local = Structural(rule, i, data, result)
+                local = Structural(rule, i, data, result)
                 local.parameters, local.options = parameters, options
                 locals_.append(local)
             else:
@@ -584,10 +573,7 @@ class Tensor(Node):
         return constant
 
     def _shown(self, x: Any) -> Any:
-        return read_only(computed(x))
-
-    def _total(self, gradient: Any) -> Any:
-        return computed(gradient)
+        return read_only(x)
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         return np.errstate(all="ignore")  # infinities and nan are results, after IEEE 754
