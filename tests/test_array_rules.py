@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor
-from tinygrad_bp.array_rules import ARRAY_RULES, explicit, getitem, scatter
+from tinygrad_bp.array_rules import ARRAY_RULES, explicit, getitem, scaled_sum, scatter
 
 nan, inf = math.nan, math.inf
 STEP = 1e-100
@@ -310,6 +310,9 @@ CASES = {
     ],
     "contract": EINSUMS,
     "sum": [*reductions(tb.sum, np.sum), case(tb.sum, np.sum, B, axis=())],
+    "scaled_sum": [
+        case(scaled_sum, lambda x, factor: factor * np.sum(x), x, args=(-0.5,)) for x in (V, B, Z)
+    ],
     "mean": reductions(tb.mean, np.mean),
     "var": [
         *reductions(tb.var, variance),
@@ -488,7 +491,8 @@ def test_table_entry_is_complete(rule):
     assert repr(rule) == f"<rule {rule.name}>"
     assert pickle.loads(pickle.dumps(rule)) is rule
     assert all(pullback.__name__ != "<lambda>" for pullback in rule.pullbacks)
-    if rule.name not in ("contract", "getitem", "scatter"):  # used through einsum and x[...]
+    # Used through einsum, x[...] and the losses.
+    if rule.name not in ("contract", "getitem", "scaled_sum", "scatter"):
         assert getattr(tb, rule.name) is rule
 
 

@@ -165,7 +165,7 @@ def _count(x: X, axis: Axis) -> int:
 
 def _restore(m: M, reduced: X, x: X, axis: Axis, keepdims: bool) -> X:
     """A reduced quantity, with the summed axes back as axes of length 1."""
-    if keepdims:
+    if keepdims or axis is None:  # a single number broadcasts as it is
         return reduced
     axes = _axes(axis, len(x.shape))
     return m.reshape(reduced, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
@@ -174,7 +174,9 @@ def _restore(m: M, reduced: X, x: X, axis: Axis, keepdims: bool) -> X:
 def sum_to(m: M, g: X, shape: tuple[int, ...]) -> X:
     """Undo a broadcast: `g` summed over every axis along which `shape` was repeated."""
     extra = len(g.shape) - len(shape)
-    if extra:
+    if extra == 1 and g.shape[0] == 1:  # a batch of one
+        g = m.reshape(g, g.shape[1:])
+    elif extra:
         g = m.sum(g, axis=tuple(range(extra)))
     if g.shape == shape:
         return g
@@ -253,7 +255,7 @@ def linear_db(m: M, g: X, z: X, x: X, W: X, b: X) -> X:
 @structural(linear_dx, linear_dW, linear_db, forward="formula")
 def linear(m: M, x: X, W: X, b: X) -> X:
     """x @ W + b: the weighted input of a layer; W has shape (inputs, outputs), b (outputs,)"""
-    if len(W.shape) != 2 or tuple(b.shape) != tuple(W.shape[1:]):
+    if W.ndim != 2 or b.shape != W.shape[1:]:
         raise ValueError(
             f"linear: expected W of shape (inputs, outputs) and b of shape (outputs,), "
             f"got {tuple(W.shape)} and {tuple(b.shape)}"
@@ -348,6 +350,16 @@ def sum_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) ->
 def sum(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     """The sum over an axis, several, or all"""
     return m.sum(x, axis=axis, keepdims=keepdims)
+
+
+def scaled_sum_dx(m: M, g: X, y: X, x: X, factor: float) -> X:
+    return m.broadcast_to(factor * g, x.shape)
+
+
+@structural(scaled_sum_dx, forward="linear")
+def scaled_sum(m: M, x: X, factor: float) -> X:
+    """factor times the sum over all: how losses end, in one operation"""
+    return factor * m.sum(x)
 
 
 def mean_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -> X:

@@ -136,8 +136,9 @@ def transpose(x: Array, axes: Sequence[int] | None = None) -> Array:
 
 
 def matmul(x: Array, y: Array) -> Any:
-    # Of a column and a row, numpy's `dot` makes the product five times as fast as its `matmul`.
-    return x.dot(y) if x.ndim == 2 and y.ndim == 2 and len(y) == 1 else np.matmul(x, y)
+    # Of two matrices, numpy's `dot` starts half a microsecond sooner than its `matmul`; and of a
+    # column and a row it makes the product five times as fast.
+    return x.dot(y) if x.ndim == y.ndim == 2 else np.matmul(x, y)
 
 
 def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:

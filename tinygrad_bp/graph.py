@@ -197,7 +197,14 @@ def _search(root: Node) -> tuple[list[Node], dict[Node, Any]]:
         if node.dy is not None:
             if node.dy is MORE:
                 # Each operand is looked at once: the iterator is kept while we are below.
-                x = _next_unseen(unseen_of.setdefault(node, iter(node.y)), found)
+                pairs = unseen_of.get(node)
+                if pairs is None:
+                    pairs = unseen_of[node] = iter(node.y)
+                for x, local in pairs:
+                    if local is not None and x not in found:
+                        break
+                else:
+                    x = None
             else:
                 x = node.y if node.y not in found else None
             if x is not None:
@@ -209,13 +216,6 @@ def _search(root: Node) -> tuple[list[Node], dict[Node, Any]]:
         if not path:
             return order, found
         node = pop()
-
-
-def _next_unseen(pairs: Iterator[tuple[Any, Any]], found: dict[Node, Any]) -> Any:
-    for operand, local in pairs:
-        if local is not None and operand not in found:
-            return operand
-    return None
 
 
 # --- the sweep ----------------------------------------------------------------------------------
@@ -270,11 +270,14 @@ def _walk(
             flight[x] = cx if sofar is None else sofar + cx
         if dy is not None:
             if dy is MORE:
-                cy = [None if local is None else local * g for _, local in node.y]
-                for (y, _), c in zip(node.y, cy, strict=True):
-                    if c is not None:
+                cy = []
+                for y, local in node.y:
+                    c = None
+                    if local is not None:
+                        c = local * g
                         sofar = flight[y]
                         flight[y] = c if sofar is None else sofar + c
+                    cy.append(c)
             else:
                 y = node.y
                 cy = dy * g
@@ -333,7 +336,8 @@ def gradients(
         variables: leaves; one that the root does not depend on gets None.
         order: the topological order, if it is known already.
     """
-    flight, _ = _swept(root, seed, leaves_only=True, order=order)
+    with root._arithmetic():
+        flight, _ = _swept(root, seed, leaves_only=True, order=order)
     return [flight.get(variable) for variable in variables]
 
 
@@ -342,11 +346,10 @@ def _swept(root: Node, seed: Any, leaves_only: bool, order: list[Node] | None = 
     observers = observers_of(current_state())
     steps = _walk(root, seed, bool(observers), leaves_only, order)
     try:
-        with root._arithmetic():
-            while True:
-                step = next(steps)
-                for observer in observers:
-                    observer.swept(step)
+        while True:
+            step = next(steps)
+            for observer in observers:
+                observer.swept(step)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
 
@@ -361,14 +364,16 @@ def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> Non
     All arithmetic happens before the first write, and the writes are one call into C: Python
     delivers an interrupt (Ctrl-C) before it or after it, never in the middle.
     """
-    flight, leaves = _swept(root, _checked_seed(root, gradient), leaves_only)
-    if leaves_only:
-        flight = {leaf: flight[leaf] for leaf in leaves}
-    with root._arithmetic(), _commit_lock:
-        for leaf in leaves:
-            if leaf._grad is not None:
-                flight[leaf] = leaf._grad + flight[leaf]
-        deque(map(_set_grad, flight.keys(), flight.values()), 0)
+    seed = _checked_seed(root, gradient)
+    with root._arithmetic():
+        flight, leaves = _swept(root, seed, leaves_only)
+        if leaves_only:
+            flight = {leaf: flight[leaf] for leaf in leaves}
+        with _commit_lock:
+            for leaf in leaves:
+                if leaf._grad is not None:
+                    flight[leaf] = leaf._grad + flight[leaf]
+            deque(map(_set_grad, flight.keys(), flight.values()), 0)
 
 
 def _checked_seed(root: Node, gradient: Any) -> Any:

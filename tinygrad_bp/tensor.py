@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.array_rules import ArrayRule
-from tinygrad_bp.derivatives import Elementwise, Structural, quietly, read_only
+from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
 from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
 from tinygrad_bp.recording import ROOT, Observer, Scope, current_state, observers_of, resolve
@@ -33,12 +33,14 @@ Array = NDArray[Any]
 # A graph of arrays is built and freed at every step of a training. The C library would give that
 # memory back to the system each time, and fetch it again page by page, at a third of the cost of a
 # step. Having once freed a block of 16 MB, glibc keeps as much for the next (in the whole process).
-_kept = np.empty(1 << 21)
-del _kept
+_freed = np.empty(1 << 21)
+del _freed
 
 _COUNTED = sys.version_info < (3, 14)  # later Pythons count references to locals otherwise
 
-_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_FLOAT64 = np.dtype(np.float64)
+_DTYPES = (np.dtype(np.float32), _FLOAT64)
+_NO_OPTIONS: dict[str, Any] = {}
 
 NO_MIX = (
     "a Tensor and an array of Values do not mix: convert with tb.Tensor(values.data) or "
@@ -102,85 +104,170 @@ def _name_of(x: Any, array: Array) -> str:
 # --- the interpreter ----------------------------------------------------------------------------
 
 
-# These two functions are most of what an operation on small arrays costs beside numpy's own work,
-# so they are written out, with no helper per operand.
+# These functions are most of what an operation on small arrays costs beside numpy's own work, so
+# they are written out, with no helper per operand.
 
 
-def _apply_elementwise(rule: Rule, operands: tuple[Any, ...]) -> Any:
-    partials = rule.partials
-    data: list[Any] = []
-    tracked = []
-    kept: Sequence[Any] = operands
-    constants = False
-    for i, x in enumerate(operands):
+def _unary(rule: Rule) -> Callable[[Any], Any]:
+    value, general = quiet(rule.value), _general(rule)
+
+    def operation(x: Tensor) -> Any:
+        state = current_state()
+        if type(state) is not Scope or x.rule is UNTRACKED:
+            return general(x)
+        data = (x._array if x._holders == _RECORDED else x._read(),)
+        z = value(arrays, *data)
+        return _node(rule, x, Elementwise(rule, 0, data, z), None, None, z, state)
+
+    return operation
+
+
+def _binary(rule: Rule) -> Callable[[Any, Any], Any]:
+    """The operation of two Tensors, or of a Tensor and a float; what else there is, is rare."""
+    value, general = quiet(rule.value), _general(rule)
+
+    def operation(x: Any, y: Any) -> Any:
+        state = current_state()
+        if type(state) is not Scope:
+            return general(x, y)
         if isinstance(x, Tensor):
-            data.append(x._array if x._holders == _RECORDED else x._read())
-            if x.rule is not UNTRACKED and partials[i] is not None:
-                tracked.append(i)
+            a: Any = x._array if x._holders == _RECORDED else x._read()
+        elif type(x) is float and y._array.dtype == _FLOAT64:
+            a = x
         else:
-            constants = True
-            data.append(_constant(x, rule.name, is_condition=partials[i] is None))
-    if constants:
-        data = _typed(data)
-        pairs = zip(operands, data, strict=True)
-        kept = [x if isinstance(x, Tensor) else read_only(d) for x, d in pairs]
-    result = quietly(rule.value, arrays, *data)
-    state = current_state()
-    observers: tuple[Observer, ...] = ()
-    if type(state) is Scope:
-        scope: Scope | None = state
-    else:
-        scope, observers = resolve(state), observers_of(state)
-        for observer in observers:
-            observer.operation(rule, operands, data, result, (), {})
-    if scope is None or not tracked:
-        return _untracked(result)
-    locals_: list[Any] = [None] * len(data)
-    for i in tracked:
-        locals_[i] = Elementwise(rule, i, data, result)
-    node = _node(rule, kept, locals_, result, scope)
-    for observer in observers:
-        observer.recorded(node)
-    return node
+            return general(x, y)
+        if isinstance(y, Tensor):
+            b: Any = y._array if y._holders == _RECORDED else y._read()
+        elif type(y) is float and a.dtype == _FLOAT64:
+            b = y
+        else:
+            return general(x, y)
+        data = (a, b)
+        z = value(arrays, a, b)
+        dx = dy = None
+        if a is not x and x.rule is not UNTRACKED:
+            dx = Elementwise(rule, 0, data, z)
+        if b is not y and y.rule is not UNTRACKED:
+            dy = Elementwise(rule, 1, data, z)
+        return _node(rule, x, dx, y, dy, z, state) if dx or dy else _untracked(z)
+
+    return operation
 
 
-def _apply_structural(
-    rule: ArrayRule, operands: Sequence[Any], parameters: tuple[Any, ...], options: dict[str, Any]
-) -> Any:
-    data: list[Any] = []
-    tracked = []
-    kept: list[Any] = []
-    for i, x in enumerate(operands):
-        if isinstance(x, Tensor):
-            data.append(x._array if x._holders == _RECORDED else x._read())
-            kept.append(x)
-            if x.rule is not UNTRACKED:
-                tracked.append(i)
-        else:
-            data.append(as_array(_plain(x), rule.name))
-            kept.append(read_only(data[i]))
-    if parameters or options:
-        parameters = tuple(map(_frozen, parameters))
-        options = {name: _frozen(p) for name, p in options.items()}
-    result = quietly(rule.apply, arrays, data, parameters, options)
-    state = current_state()
-    observers: tuple[Observer, ...] = ()
-    if type(state) is Scope:
-        scope: Scope | None = state
-    else:
-        scope, observers = resolve(state), observers_of(state)
+def _general(rule: Rule) -> Callable[..., Any]:
+    """The operation of any number of operands, of which some may be plain numbers and arrays."""
+    value, partials = quiet(rule.value), rule.partials
+
+    def operation(*operands: Any) -> Any:
+        data: list[Any] = []
+        tracked = []
+        kept: Sequence[Any] = operands
+        constants = False
+        for i, x in enumerate(operands):
+            if isinstance(x, Tensor):
+                data.append(x._array if x._holders == _RECORDED else x._read())
+                if x.rule is not UNTRACKED and partials[i] is not None:
+                    tracked.append(i)
+            else:
+                constants = True
+                data.append(_constant(x, rule.name, is_condition=partials[i] is None))
+        if constants:
+            data = _typed(data)
+            kept = _kept(operands, data)
+        result = value(arrays, *data)
+        state = current_state()
+        scope = state if type(state) is Scope else resolve(state)
+        observers = observers_of(state)
         for observer in observers:
-            observer.operation(rule, operands, data, result, parameters, options)
-    if scope is None or not tracked:
-        return _untracked(result)
-    locals_: list[Any] = [None] * len(data)
-    for i in tracked:
-        local = locals_[i] = Structural(rule, i, data, result)
-        local.parameters, local.options = parameters, options
-    node = _node(rule, kept, locals_, result, scope)
-    for observer in observers:
-        observer.recorded(node)
-    return node
+            observer.operation(rule, operands, data, result, (), _NO_OPTIONS)
+        if scope is None or not tracked:
+            return _untracked(result)
+        locals_: list[Any] = [None] * len(data)
+        for i in tracked:
+            locals_[i] = Elementwise(rule, i, data, result)
+        node = _node(rule, *_slots(kept, locals_), result, scope)
+        for observer in observers:
+            observer.recorded(node)
+        return node
+
+    return operation
+
+
+def _elementwise(rule: Rule) -> Callable[..., Any]:
+    if rule.arity > 2 or None in rule.partials:
+        return _general(rule)
+    return _unary(rule) if rule.arity == 1 else _binary(rule)
+
+
+def _structural(rule: ArrayRule) -> Callable[..., Any]:
+    value, takes_sequence = quiet(rule.value), rule.takes_sequence
+
+    def operation(
+        operands: Sequence[Any],
+        parameters: tuple[Any, ...] = (),
+        options: dict[str, Any] = _NO_OPTIONS,
+    ) -> Any:
+        data: list[Any] = []
+        tracked = False
+        kept: Sequence[Any] = operands
+        constants = False
+        for x in operands:
+            if isinstance(x, Tensor):
+                data.append(x._array if x._holders == _RECORDED else x._read())
+                tracked = tracked or x.rule is not UNTRACKED
+            else:
+                constants = True
+                data.append(as_array(_plain(x), rule.name))
+        if constants:
+            kept = _kept(operands, data)
+        if parameters:
+            parameters = tuple(map(_frozen, parameters))
+        if options:
+            options = {name: _frozen(p) for name, p in options.items()}
+        if takes_sequence:
+            result = value(arrays, data, *parameters, **options)
+        else:
+            result = value(arrays, *data, *parameters, **options)
+        state = current_state()
+        if type(state) is Scope:
+            scope: Scope | None = state
+            observers: tuple[Observer, ...] = ()
+        else:
+            scope, observers = resolve(state), observers_of(state)
+            for observer in observers:
+                observer.operation(rule, operands, data, result, parameters, options)
+        if scope is None or not tracked:
+            return _untracked(result)
+        locals_: list[Any] = []
+        for i, x in enumerate(operands):
+            if isinstance(x, Tensor) and x.rule is not UNTRACKED:
+                local = Structural(rule, i, data, result)
+                local.parameters, local.options = parameters, options
+                locals_.append(local)
+            else:
+                locals_.append(None)
+        node = _node(rule, *_slots(kept, locals_), result, scope)
+        for observer in observers:
+            observer.recorded(node)
+        return node
+
+    return operation
+
+
+def _kept(operands: Sequence[Any], data: Sequence[Any]) -> list[Any]:
+    """What a node remembers: Tensors, and constants as they were."""
+    pairs = zip(operands, data, strict=True)
+    return [x if isinstance(x, Tensor) else read_only(d) for x, d in pairs]
+
+
+def _slots(operands: Sequence[Any], locals_: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
+    """What stands in a node's x, dx, y and dy."""
+    if len(operands) == 1:
+        return operands[0], locals_[0], None, None
+    if len(operands) == 2:
+        return operands[0], locals_[0], operands[1], locals_[1]
+    pairs = tuple(zip(operands[1:], locals_[1:], strict=True))
+    return operands[0], locals_[0], pairs, MORE
 
 
 def _typed(data: list[Any]) -> list[Any]:
@@ -195,19 +282,13 @@ def _typed(data: list[Any]) -> list[Any]:
         return [dtype.type(d) if dtype and type(d) is float else d for d in data]
 
 
-def _node(
-    rule: Any, operands: Sequence[Any], locals_: list[Any], result: Any, scope: Scope
-) -> Tensor:
+def _node(rule: Any, x: Any, dx: Any, y: Any, dy: Any, result: Any, scope: Scope) -> Tensor:
     node: Tensor = object.__new__(Tensor)
     node._array = result if isinstance(result, np.ndarray) else np.asarray(result)
     node._holders = _RECORDED
     node._grad = node._own_grad = None
     node._place, node.rule = scope, rule
-    node.x, node.dx, node.y, node.dy = operands[0], locals_[0], None, None
-    if len(operands) == 2:
-        node.y, node.dy = operands[1], locals_[1]
-    elif len(operands) > 2:
-        node.y, node.dy = tuple(zip(operands[1:], locals_[1:], strict=True)), MORE
+    node.x, node.dx, node.y, node.dy = x, dx, y, dy
     return node
 
 
@@ -275,19 +356,21 @@ def _frozen(parameter: Any) -> Any:
     return parameter
 
 
-def _method(rule: Rule) -> Callable[..., Any]:
-    def operation(*operands: Any) -> Any:
-        return _apply_elementwise(rule, operands)
+_operations: dict[Rule | ArrayRule, Callable[..., Any]] = {}
 
-    operation.__doc__ = rule.__doc__
-    return operation
+
+def _operation(rule: Any) -> Callable[..., Any]:
+    """The function that applies a rule; made once."""
+    if rule not in _operations:
+        operation = _elementwise(rule) if isinstance(rule, Rule) else _structural(rule)
+        operation.__doc__ = rule.__doc__
+        _operations[rule] = operation
+    return _operations[rule]
 
 
 def _operator(rule: Rule, reflected: bool = False) -> Callable[[Any, Any], Any]:
-    def operation(x: Any, y: Any) -> Any:
-        return _apply_elementwise(rule, (y, x) if reflected else (x, y))
-
-    return operation
+    operation = _operation(rule)
+    return (lambda x, y: operation(y, x)) if reflected else operation
 
 
 def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -300,6 +383,9 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
         return compare(x._array, _constant(y, "comparison"))
 
     return operation
+
+
+_matmul, _getitem = _operation(array_rules.matmul), _operation(array_rules.getitem)
 
 
 class Tensor(Node):
@@ -569,9 +655,10 @@ class Tensor(Node):
         for x in operands:
             if type(x) is not Tensor and _has_own_interpreter(x):
                 return NotImplemented
+        operation = _operations.get(rule) or _operation(rule)
         if isinstance(rule, Rule):
-            return _apply_elementwise(rule, operands)
-        return _apply_structural(rule, operands, parameters, options or {})
+            return operation(*operands)
+        return operation(operands, parameters, options or _NO_OPTIONS)
 
     __add__ = _operator(rules.add)
     __sub__ = _operator(rules.subtract)
@@ -583,8 +670,8 @@ class Tensor(Node):
     __rmul__ = _operator(rules.multiply, reflected=True)
     __rtruediv__ = _operator(rules.divide, reflected=True)
     __rpow__ = _operator(rules.power, reflected=True)
-    __neg__ = _method(rules.negative)
-    __abs__ = _method(rules.absolute)
+    __neg__ = _operation(rules.negative)
+    __abs__ = _operation(rules.absolute)
 
     def __pos__(self) -> Tensor:
         return self
@@ -598,20 +685,20 @@ class Tensor(Node):
         return self - other
 
     def __matmul__(self, other: Any) -> Tensor:
-        return _apply_structural(array_rules.matmul, (self, other), (), {})  # type: ignore[no-any-return]
+        return _matmul((self, other))  # type: ignore[no-any-return]
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return _apply_structural(array_rules.matmul, (other, self), (), {})  # type: ignore[no-any-return]
+        return _matmul((other, self))  # type: ignore[no-any-return]
 
     def __getitem__(self, index: Any) -> Tensor:
-        return _apply_structural(array_rules.getitem, (self,), (index,), {})  # type: ignore[no-any-return]
+        return _getitem((self,), (index,))  # type: ignore[no-any-return]
 
-    exp = _method(rules.exp)
-    log = _method(rules.log)
-    sqrt = _method(rules.sqrt)
-    tanh = _method(rules.tanh)
-    sigmoid = _method(rules.sigmoid)
-    relu = _method(rules.relu)
+    exp = _operation(rules.exp)
+    log = _operation(rules.log)
+    sqrt = _operation(rules.sqrt)
+    tanh = _operation(rules.tanh)
+    sigmoid = _operation(rules.sigmoid)
+    relu = _operation(rules.relu)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """The sum over an axis, several, or all."""

@@ -151,11 +151,13 @@ def _reduce(losses: Any, reduction: Reduction, factor: float = 1.0) -> Any:
     if reduction == "none" and losses.ndim:
         total = array_rules.sum(losses, -1)
     else:
-        total = array_rules.sum(losses)
         if reduction == "mean":
             if not samples:
                 raise ValueError("reduction: there is no mean over no samples")
             factor = factor / samples
+        if factor != 1.0:
+            return array_rules.scaled_sum(losses, factor)
+        total = array_rules.sum(losses)
     return total if factor == 1.0 else factor * total
 
 

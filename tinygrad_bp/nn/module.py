@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.recording import scope
+from tinygrad_bp.recording import call_in_scope
 from tinygrad_bp.scalars import Values, values
 from tinygrad_bp.tensor import Tensor, as_array
 from tinygrad_bp.value import Value
@@ -47,8 +47,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with scope(self.name or type(self).__name__.lower()):
-            return self.forward(*args, **kwargs)
+        name = self.name or type(self).__name__.lower()
+        return call_in_scope(name, self.forward, args, kwargs)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """The parameters with their names, such as `layers.0.W`; a shared one once, first name."""
