@@ -80,6 +80,11 @@ from tinygrad_bp.recording import (
     no_grad as no_grad,
     scope as scope,
 )
+from tinygrad_bp.replay import (
+    Compiled as Compiled,
+    Program as Program,
+    compile as compile,
+)
 from tinygrad_bp.rules import (
     RULES as RULES,
     absolute as absolute,

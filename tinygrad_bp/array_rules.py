@@ -740,6 +740,8 @@ def one_hot(indices: Any, classes: int, dtype: Any = None) -> Any:
         TypeError: the indices are not integers.
         ValueError: an index is outside of 0 ... classes - 1.
     """
+    if hasattr(indices, "one_hot"):  # integers that are being recorded
+        return indices.one_hot(classes, dtype)
     import numpy as np
 
     indices = np.asarray(indices)

@@ -7,7 +7,7 @@ counts as the dict of its parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,21 @@ from tinygrad_bp.value import Value
 Leaf = Value | Tensor | Values
 
 
-def leaves_of(tree: Any, name: str) -> list[tuple[str, Any]]:
+def leaves_of(tree: Any, name: str, *, further: bool = False) -> list[tuple[str, Any]]:
     """The leaves of a structure from left to right, each with a name such as `x[0]["W"]`.
 
     Numbers become untracked Values, arrays untracked Tensors; nodes stay what they are.
 
+    Args:
+        tree: the structure.
+        name: what to call it.
+        further: whether there may be more than can be differentiated by: arrays of integers are
+            then leaves as they are, and bool, str and None are passed over.
+
     Raises:
         TypeError: something in it is neither a number, nor an array, nor a node, nor a container.
     """
-    return list(_walk(tree, name))
+    return list(_walk(tree, name, further))
 
 
 def nodes_of(tree: Any, name: str) -> list[Any]:
@@ -48,18 +54,20 @@ def nodes_of(tree: Any, name: str) -> list[Any]:
     return [tree]
 
 
-def _walk(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, (Value, Tensor, Values)):
+def _walk(tree: Any, name: str, further: bool) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, (Value, Tensor, Values)) or (further and _is_of_integers(tree)):
         yield name, tree
+    elif further and isinstance(tree, (bool, str, type(None))):
+        return
     elif isinstance(tree, Module):
         for key, parameter in tree.named_parameters():
             yield f"{name}.{key}", parameter
     elif isinstance(tree, dict):
         for key, part in tree.items():
-            yield from _walk(part, f"{name}[{key!r}]")
+            yield from _walk(part, f"{name}[{key!r}]", further)
     elif isinstance(tree, (list, tuple)):
         for i, part in enumerate(tree):
-            yield from _walk(part, f"{name}[{i}]")
+            yield from _walk(part, f"{name}[{i}]", further)
     elif isinstance(tree, (bool, np.bool_)):
         raise TypeError(f"{name}: there is no derivative by a bool; expected a number or an array")
     elif isinstance(tree, (int, float, np.integer, np.floating)):
@@ -71,6 +79,25 @@ def _walk(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
             f"{name}: expected a number, an array, a Value, a Tensor, Values, a Module, or a list, "
             f"tuple or dict of them, got {type(tree).__name__}"
         )
+
+
+def elements_of(x: Any) -> list[Any]:
+    """The nodes of a leaf: itself, or the elements of an array of Values."""
+    return list(x.flat) if isinstance(x, Values) else [x]
+
+
+def like_elements(x: Any, elements: Sequence[Any]) -> Any:
+    """Other nodes in the place of those of a leaf."""
+    if not isinstance(x, Values):
+        return elements[0]
+    result = np.empty(x.shape, dtype=object)
+    for i, element in enumerate(elements):
+        result.flat[i] = element
+    return result.view(Values)
+
+
+def _is_of_integers(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind in "iu"
 
 
 def filled(tree: Any, leaves: Iterator[Any]) -> Any:
@@ -93,8 +120,10 @@ def shaped(tree: Any, leaves: Iterator[Any]) -> Any:
 
 
 def _rebuilt(tree: Any, leaves: Iterator[Any], of_module: Callable[[Any], Any]) -> Any:
-    if isinstance(tree, Values):
+    if isinstance(tree, (Values, np.ndarray)):
         return next(leaves)
+    if isinstance(tree, (bool, str, type(None))):
+        return tree
     if isinstance(tree, Module):
         return of_module(tree)
     if isinstance(tree, dict):

@@ -101,8 +101,9 @@ def cross_entropy(o: Any, y: Any, reduction: Reduction = "mean") -> Any:
     if isinstance(y, (Tensor, Values)):
         if y.requires_grad:
             raise ValueError("y: a target that requires a gradient gets none here; detach() it")
-        y = y.data
-    y = np.asanyarray(y)
+        y = y if _is_recorded(y) else y.data
+    if not _is_recorded(y):
+        y = np.asanyarray(y)
     if y.dtype.kind in "iu" and y.shape == shape[:-1]:
         y = array_rules.one_hot(y, shape[-1], getattr(o, "dtype", None) or None)
     elif y.shape != shape:
@@ -110,7 +111,7 @@ def cross_entropy(o: Any, y: Any, reduction: Reduction = "mean") -> Any:
             f"y: expected integer classes of shape {shape[:-1]} or distributions of shape {shape}, "
             f"got {y.dtype} of shape {y.shape}"
         )
-    else:
+    elif not _is_recorded(y):
         y = as_array(y, "y", o.dtype if isinstance(o, Tensor) else None)
         if not np.allclose(_probabilities(y, "y").sum(-1), 1.0, atol=1e-6):
             raise ValueError(
@@ -172,7 +173,14 @@ def _same_shape(a: Any, y: Any) -> Any:
     return y.item() if isinstance(a, Value) and isinstance(y, np.ndarray) else y
 
 
+def _is_recorded(x: Any) -> bool:
+    """Whether x stands for data that are not there yet, in a function that is being compiled."""
+    return hasattr(type(x), "recorder")
+
+
 def _probabilities(x: Any, what: str) -> Any:
+    if _is_recorded(x):
+        return x
     numbers = np.asarray(getattr(x, "data", x), np.float64)
     if np.any((numbers < 0.0) | (numbers > 1.0)):
         raise ValueError(

@@ -1,0 +1,4 @@
+"""Record once, replay at the speed of the machine."""
+
+from tinygrad_bp.replay.compiled import Compiled as Compiled, compile as compile
+from tinygrad_bp.replay.program import Program as Program

@@ -1,0 +1,580 @@
+"""Recording: one run of a function, on nodes that write down what is done to them.
+
+A traced node is a `Value` or a `Tensor` that holds the number of an instruction. It computes as the
+plain ones do, so shapes and values are at hand; but the numbers are those of one run only, and the
+program will see others. So reading one out raises, a comparison gives a condition that is recorded,
+and only where Python must know (`if x > 0:`) is the outcome taken, and noted as a guard.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tinygrad_bp import arrays, floats
+from tinygrad_bp.array_rules import ArrayRule
+from tinygrad_bp.debugging import _line_of_user as line_of_user
+from tinygrad_bp.derivatives import Elementwise, Structural, quiet
+from tinygrad_bp.graph import MORE, UNTRACKED, Node, topological_order
+from tinygrad_bp.operators import ArrayByRules, ByRules
+from tinygrad_bp.recording import ROOT, Observer, Scope, _Block, current_state, resolve
+from tinygrad_bp.replay import program as tape
+from tinygrad_bp.replay.program import CONSTANT, INPUT, Details, Guard, Placeholder, Program
+from tinygrad_bp.rules import Rule
+from tinygrad_bp.series import SeriesTensor, SeriesValue
+from tinygrad_bp.tensor import _EXPOSED, Tensor, _frozen as frozen, _typed as typed, as_array
+from tinygrad_bp.value import Value
+
+
+class Recorder(Observer):
+    """The tape while it grows. It looks on at plain operations, which are not on it.
+
+    Attributes:
+        leaves: by instruction, the leaves that the function reached by itself (parameters that it
+            closes over); their data are read at each run.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.rules: list[Any] = [INPUT, CONSTANT]
+        self.positions: dict[Any, int] = {}
+        self.codes = array("H")
+        self.operands = array("i")
+        self.details: dict[int, Details] = {}
+        self.inputs: list[int] = []
+        self.constants: dict[int, Any] = {}
+        self.guards: list[Guard] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.dtypes: list[Any] = []
+        self.leaves: dict[int, Node] = {}
+        self.leaf_inputs: list[Any] = []
+        self._known: dict[Any, Any] = {}  # constants by their bits, leaves by identity
+        self.closed = False
+        self.scope = Scope("compiled", None, ROOT)
+
+    # --- instructions ---------------------------------------------------------------------------
+
+    def append(self, code: int, operands: Sequence[int], result: Any) -> int:
+        """A new instruction; its number."""
+        if self.closed:
+            raise RuntimeError(
+                "this quantity belongs to a recording that has ended; return it from the compiled "
+                "function instead of keeping it"
+            )
+        i = len(self.codes)
+        self.codes.append(code)
+        padded = (*operands, -1, -1, -1)[:3] if len(operands) <= 3 else (-1, -1, -1)
+        self.operands.extend(padded)
+        if self.kind == "array":
+            self.shapes.append(np.shape(result))
+            self.dtypes.append(np.asarray(result).dtype)
+        return i
+
+    def input(self, x: Any) -> int:
+        """An instruction that is given at each run."""
+        i = self.append(0, (), x)
+        self.inputs.append(i)
+        return i
+
+    def constant(self, x: Any) -> int:
+        """An instruction for a number or an array that is always the same."""
+        key: Any = None
+        if isinstance(x, (float, bool, np.generic)):
+            key = (type(x), np.asarray(x).tobytes())
+            if key in self._known:
+                return int(self._known[key])
+        i = self.append(1, (), x)
+        self.constants[i] = x
+        if key is not None:
+            self._known[key] = i
+        return i
+
+    def leaf(self, x: Any) -> Any:
+        """A leaf that the function has reached by itself, as an input."""
+        if id(x) in self._known:
+            return self._known[id(x)]
+        if not x.is_leaf and self.was_here(x):
+            for node in topological_order(x):  # of leaves alone, and so by the plain operations
+                if id(node) not in self._known and not node.is_leaf:
+                    self._known[id(node)] = self._again(node)
+            return self._known[id(x)]
+        if not x.is_leaf:
+            raise ValueError(
+                f"the compiled function uses a {type(x).__name__}{_labelled(x)} that was computed "
+                "outside of it: pass it as an argument, compute it inside, or detach() it"
+            )
+        if x.rule is UNTRACKED and self.was_here(x):
+            return x._data if isinstance(x, Value) else x._array  # made here: a constant
+        self._known[id(x)] = given = input_like(self, x)
+        self.leaves[given.number] = x
+        self.leaf_inputs.append(given)
+        return given
+
+    def was_here(self, x: Node) -> bool:
+        """Whether a plain node was made during this recording."""
+        place: Scope | None = x.scope
+        while place is not None and place is not self.scope:
+            place = place.outer
+        return place is not None
+
+    def _again(self, node: Any) -> Any:
+        """A recorded operation on leaves, done once more on traced inputs."""
+        local = next(d for d in node.locals if d is not None)
+        arguments = getattr(local, "parameters", ()), getattr(local, "options", {})
+        return _operation(node.rule, [self.operand(x) for x in node.operands], *arguments)
+
+    def position(self, rule: Any) -> int:
+        """The code of an operation."""
+        if rule not in self.positions:
+            self.positions[rule] = len(self.rules)
+            self.rules.append(rule)
+        return self.positions[rule]
+
+    def guard(self, condition: int, outcome: bool) -> None:
+        """Note a decision that Python takes."""
+        self.guards.append(Guard(condition, outcome, line_of_user()))
+
+    def operation(
+        self,
+        rule: Any,
+        operands: Sequence[Any],
+        data: Sequence[Any],
+        result: Any,
+        parameters: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> None:
+        """Look at a plain operation: it has to be repeatable."""
+        for x in operands:
+            if (
+                isinstance(x, Node)
+                and not is_traced(x)
+                and x.rule is UNTRACKED
+                and not self.was_here(x)
+            ):
+                raise ValueError(
+                    f"{rule.name}: the compiled function computes with a constant "
+                    f"{type(x).__name__}{_labelled(x)} from outside; pass it as an argument, so "
+                    "that a later run sees its data of then"
+                )
+
+    def operand(self, x: Any) -> Any:
+        """What an operation is applied to, with a leaf as a traced input."""
+        if isinstance(x, (TracedValue, TracedTensor, Condition, Index)):
+            if x.recorder is not self:
+                raise RuntimeError("a quantity of one recording cannot be used in another")
+            return x
+        return self.leaf(x) if isinstance(x, Node) else x
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def program(self, outputs: Sequence[int]) -> Program:
+        """What was recorded."""
+        self.closed = True
+        return Program(
+            kind="scalar" if self.kind == "scalar" else "array",
+            rules=self.rules,
+            codes=np.array(self.codes, np.uint16),
+            operands=np.array(self.operands, np.int32).reshape(-1, 3),
+            details=self.details,
+            inputs=self.inputs,
+            constants=self.constants,
+            outputs=list(outputs),
+            guards=self.guards,
+            shapes=self.shapes,
+            dtypes=self.dtypes,
+        )
+
+
+def _labelled(x: Node) -> str:
+    return f" {x.label!r}" if x.label else ""
+
+
+# --- traced nodes -------------------------------------------------------------------------------
+
+
+def _refuse(what: str) -> NoReturn:
+    raise TypeError(
+        f"{what} of a quantity that is being recorded: the number would be that of this run, and "
+        "wrong in the next; return it as a further output of the compiled function"
+    )
+
+
+class _Traced:
+    """What traced nodes have in common: the recording, and the number of an instruction."""
+
+    __slots__ = ()
+
+    recorder: Recorder
+    number: int
+
+    @property
+    def data(self) -> Any:
+        """Refused: see above."""
+        _refuse(".data")
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        raise ValueError("data: while a function is being recorded, data cannot be set")
+
+    @property
+    def grad(self) -> Any:
+        """There is none."""
+        return None
+
+    @grad.setter
+    def grad(self, grad: Any) -> None:
+        raise ValueError("grad: while a function is being recorded, gradients cannot be set")
+
+    def item(self) -> Any:
+        """Refused."""
+        _refuse("item()")
+
+    def __float__(self) -> float:
+        _refuse("float()")
+
+    def __int__(self) -> int:
+        _refuse("int()")
+
+    def __array__(self, *unused: Any, **also: Any) -> Any:
+        _refuse("the numpy array")
+
+    def __bool__(self) -> bool:
+        return bool(self != 0.0)
+
+    def __hash__(self) -> int:
+        return id(self) >> 4
+
+    def __repr__(self) -> str:
+        return f"<recorded %{self.number}>"
+
+    def _seed(self, gradient: Any) -> Any:
+        raise ValueError(
+            "backward() inside of a compiled function: call backward() or value_and_grad() of the "
+            "compiled function itself"
+        )
+
+    def _read(self) -> Any:
+        raise RuntimeError("an operation took a recorded quantity for a plain array")
+
+    def detach(self) -> Any:
+        """The same values, through which no gradient flows."""
+        return _operation(tape.detach, (self,))
+
+    def register_hook(self, hook: Any) -> Any:
+        """Refused: a program has no hooks."""
+        raise ValueError("register_hook: a compiled function calls no hooks")
+
+    def __lt__(self, other: Any) -> Any:
+        return _compared(tape.less, self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return _compared(tape.less_equal, self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return _compared(tape.less, other, self)
+
+    def __ge__(self, other: Any) -> Any:
+        return _compared(tape.less_equal, other, self)
+
+    def __eq__(self, other: Any) -> Any:
+        return _compared(tape.equal, self, other)
+
+    def __ne__(self, other: Any) -> Any:
+        return _compared(tape.not_equal, self, other)
+
+    @staticmethod
+    def _interpret(
+        rule: Any,
+        operands: Sequence[Any],
+        parameters: tuple[Any, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> Any:
+        """Record an operation, and compute it."""
+        if any(isinstance(x, (SeriesValue, SeriesTensor)) for x in operands):
+            return NotImplemented  # forward mode applies the rules to us, in its turn
+        return _operation(rule, operands, parameters, options or {})
+
+
+class TracedValue(ByRules, _Traced, Value):
+    """A Value that is being recorded."""
+
+    __slots__ = ("is_leaf", "number", "recorder")
+    __init__ = object.__init__
+    __hash__ = _Traced.__hash__
+
+
+class TracedTensor(ArrayByRules, _Traced, Tensor):
+    """A Tensor that is being recorded."""
+
+    __slots__ = ("is_leaf", "number", "recorder")
+    __init__ = object.__init__
+    __hash__ = _Traced.__hash__
+
+
+class Index:
+    """An integer array that is given at each run: classes, or positions.
+
+    It can be an index (`x[i]`, `take`, `take_along_axis`) and be made `one_hot`; it has no
+    arithmetic.
+    """
+
+    __slots__ = ("_numbers", "number", "recorder")
+
+    def __init__(self, recorder: Recorder, number: int, numbers: Any) -> None:
+        self.recorder = recorder
+        self.number = number
+        self._numbers = numbers
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return np.shape(self._numbers)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return np.ndim(self._numbers)
+
+    @property
+    def dtype(self) -> Any:
+        """An integer type."""
+        return self._numbers.dtype
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._interpret(tape.pick, (self,), (index,))
+
+    def one_hot(self, classes: int, dtype: Any = None) -> Any:
+        """Rows of zeros with a one at each index."""
+        return self._interpret(tape.one_hot, (self,), (classes, dtype))
+
+    def __array__(self, *unused: Any, **also: Any) -> Any:
+        _refuse("the numpy array")
+
+    @staticmethod
+    def _interpret(
+        rule: Any,
+        operands: Sequence[Any],
+        parameters: tuple[Any, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> Any:
+        """Record what is done to the index itself."""
+        (x,) = operands
+        if rule not in (tape.pick, tape.one_hot):
+            raise TypeError(f"{rule.name}: expected a Tensor, got an integer array, an index")
+        result = rule.apply(arrays, [x._numbers], parameters, options or {})
+        recorder = x.recorder
+        i = recorder.append(recorder.position(rule), (x.number,), result)
+        recorder.details[i] = Details((x.number,), parameters, options or {})
+        if rule is tape.pick:
+            return Index(recorder, i, result)
+        return traced(recorder, i, result)
+
+
+class Condition:
+    """The outcome of a comparison, as something that is recorded.
+
+    `where` takes it, and `&`, `|`, `~` combine it. Python's `if` asks for its truth, which becomes
+    a guard.
+    """
+
+    __slots__ = ("_outcome", "number", "recorder")
+
+    def __init__(self, recorder: Recorder, number: int, outcome: Any) -> None:
+        self.recorder = recorder
+        self.number = number
+        self._outcome = outcome
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return np.shape(self._outcome)
+
+    def __bool__(self) -> bool:
+        outcome = bool(self._outcome)  # of several: numpy's own error
+        self.recorder.guard(self.number, outcome)
+        return outcome
+
+    def __and__(self, other: Any) -> Any:
+        return _compared(tape.logical_and, self, other)
+
+    def __or__(self, other: Any) -> Any:
+        return _compared(tape.logical_or, self, other)
+
+    def __invert__(self) -> Any:
+        return _compared(tape.logical_not, self)
+
+    __rand__, __ror__ = __and__, __or__
+
+    _interpret = staticmethod(_Traced._interpret)
+
+
+# --- the interpreter ----------------------------------------------------------------------------
+
+
+def _recorder_of(operands: Sequence[Any]) -> Recorder:
+    kinds = (TracedValue, TracedTensor, Condition, Index)
+    recorder: Recorder = next(x.recorder for x in operands if isinstance(x, kinds))
+    return recorder
+
+
+def _numbers(x: Any, rule: Any, is_condition: bool, kind: str) -> Any:
+    """What an operand is in this run: a number, an array or a truth value."""
+    if isinstance(x, Condition):
+        return x._outcome if is_condition else np.asarray(x._outcome, np.float64)
+    if isinstance(x, Value):
+        return x._data
+    if isinstance(x, Tensor):
+        return x._array
+    if is_condition:
+        return bool(x) if kind == "scalar" else np.asarray(x) != 0
+    if isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool):
+        return float(x)
+    if kind == "scalar":
+        raise TypeError(f"{rule.name}: expected a real number, got {type(x).__name__}")
+    return as_array(x, rule.name)
+
+
+def _operation(
+    rule: Any,
+    operands: Sequence[Any],
+    parameters: tuple[Any, ...] = (),
+    options: dict[str, Any] | None = None,
+) -> Any:
+    recorder = _recorder_of(operands)
+    kind = recorder.kind
+    operands = [recorder.operand(x) for x in operands]
+    options = {name: frozen(p) for name, p in (options or {}).items()}
+    given: list[Index] = []  # indices among the arguments are operands of the instruction
+    if isinstance(rule, ArrayRule):
+        data = [_numbers(x, rule, False, kind) for x in operands]
+        parameters = tuple(map(frozen, parameters))
+        concrete = _replaced(parameters, lambda index: index._numbers)
+        result = quiet(rule.apply)(arrays, data, concrete, options)
+    else:
+        conditions = [p is None and rule not in _ON_NUMBERS for p in rule.partials]
+        data = [_numbers(x, rule, c, kind) for x, c in zip(operands, conditions, strict=True)]
+        data = data if kind == "scalar" else typed(data)
+        value = quiet(rule.value) if kind == "array" else rule.value
+        result = value(arrays if kind == "array" else floats, *data)
+    pairs = list(zip(operands, data, strict=True))
+    numbers = [x.number if is_traced(x) else recorder.constant(d) for x, d in pairs]
+    i = recorder.append(recorder.position(rule), numbers, result)
+    if isinstance(rule, ArrayRule) or len(numbers) > 3:
+
+        def placeholder(index: Index) -> Placeholder:
+            given.append(index)
+            return Placeholder(len(numbers) + len(given) - 1)
+
+        kept = _replaced(parameters, placeholder)
+        every = (*numbers, *(index.number for index in given))
+        recorder.details[i] = Details(every, kept, options)
+    node = traced(recorder, i, result)
+    recording = resolve(current_state()) is not None
+    if isinstance(node, TracedTensor) and recording:
+        remembered = [x if is_traced(x) else d for x, d in pairs]
+        _link(node, rule, remembered, data, parameters, options)
+    elif isinstance(node, TracedValue) and not recording and rule is not tape.detach:
+        return _operation(tape.detach, (node,))
+    return node
+
+
+def _replaced(parameters: Any, by: Callable[[Index], Any]) -> Any:
+    """Arguments of a rule, with something else in the place of every index."""
+    if isinstance(parameters, Index):
+        return by(parameters)
+    if type(parameters) in (list, tuple):
+        return type(parameters)(_replaced(p, by) for p in parameters)
+    return parameters
+
+
+def _link(
+    node: Any,
+    rule: Any,
+    operands: Sequence[Any],
+    data: Sequence[Any],
+    parameters: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
+    """Give a traced array what a recorded one has, so that the sweep can run over it."""
+    locals_: list[Any] = [None] * len(operands)
+    for i, x in enumerate(operands):
+        if isinstance(x, TracedTensor) and x.rule is not UNTRACKED:
+            if isinstance(rule, ArrayRule):
+                locals_[i] = Structural(rule, i, data, node._array)
+                locals_[i].parameters, locals_[i].options = parameters, options
+            elif rule.partials[i] is not None:
+                locals_[i] = Elementwise(rule, i, data, node._array)
+    if any(local is not None for local in locals_):
+        node.rule, node.is_leaf = rule, False
+        node.x, node.dx = operands[0], locals_[0]
+        if len(operands) == 2:
+            node.y, node.dy = operands[1], locals_[1]
+        elif len(operands) > 2:
+            node.y, node.dy = tuple(zip(operands[1:], locals_[1:], strict=True)), MORE
+
+
+def is_traced(x: Any) -> bool:
+    """Whether x is on a tape."""
+    return isinstance(x, (TracedValue, TracedTensor, Condition, Index))
+
+
+_ON_NUMBERS = {tape.less, tape.less_equal, tape.equal, tape.not_equal, tape.detach}
+
+
+def _compared(rule: Rule, *operands: Any) -> Any:
+    if any(isinstance(x, (SeriesValue, SeriesTensor)) for x in operands):
+        return NotImplemented
+    known = (Node, Condition, int, float, np.integer, np.floating, np.ndarray, list, tuple)
+    if not all(isinstance(x, known) for x in operands):
+        return NotImplemented
+    return _operation(rule, operands)
+
+
+def traced(recorder: Recorder, number: int, result: Any) -> Any:
+    """The result of an instruction, to compute on with."""
+    if isinstance(result, (bool, np.bool_)) or getattr(result, "dtype", None) == np.bool_:
+        return Condition(recorder, number, result)
+    x: Any
+    if recorder.kind == "scalar":
+        x = object.__new__(TracedValue)
+        x._data = result
+    else:
+        x = object.__new__(TracedTensor)
+        x._array, x._holders, x._own_grad = np.asarray(result), _EXPOSED, None
+    x._grad, x._place, x.rule = None, ROOT, UNTRACKED
+    x.x = x.dx = x.y = x.dy = None
+    x.recorder, x.number, x.is_leaf = recorder, number, False
+    return x
+
+
+class recording_by(_Block):
+    """The block in which a function is recorded."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def _scope(self, outer: Scope | None) -> Scope:
+        return self.recorder.scope
+
+    def _observers(self, outer: tuple[Observer, ...]) -> tuple[Observer, ...]:
+        return (*outer, self.recorder)
+
+
+def input_like(recorder: Recorder, x: Any, dtype: Any = None) -> Any:
+    """A traced input with the numbers that a Value or a Tensor has in this run."""
+    if isinstance(x, np.ndarray):
+        return Index(recorder, recorder.input(x), x)
+    data = x._data if isinstance(x, Value) else x._array
+    if isinstance(x, Value) and recorder.kind == "array":
+        data = np.asarray(data, dtype)
+    given = traced(recorder, recorder.input(data), data)
+    given.is_leaf = True
+    given.rule = None if x.requires_grad else UNTRACKED
+    given.label = x.label
+    return given
