@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygrad_bp import array_rules
-from tinygrad_bp.containers import filled, leaves_like, leaves_of, nodes_of, shaped
-from tinygrad_bp.differentiable import link
+from tinygrad_bp.containers import elements_of, filled, leaves_like, leaves_of, nodes_of, shaped
+from tinygrad_bp.differentiable import check_leaf_data, leaf_data, link
 from tinygrad_bp.graph import Node
 from tinygrad_bp.recording import enable_grad
 from tinygrad_bp.scalars import Values
@@ -139,8 +139,10 @@ def vjp(f: Callable[..., Any], *primals: Any, create_graph: bool | None = None) 
     run = _Run(f, range(len(primals)), primals, {}, create_graph)
     root = _node(run.result, f)
     run.close()
+    data = leaf_data(root) if run.create_graph else {}
 
     def pull(cotangent: Any) -> Any:
+        check_leaf_data(data)
         return run.shaped(run.presented(run.gradients(root, _seed(root, cotangent, "u"))))
 
     return _presented(root, root, run.nodes), pull
@@ -323,7 +325,7 @@ def taylor(
     """
     _check_order(order)
     found = leaves_of(x, "x")
-    if len(found) != 1:
+    if len(found) != 1 or isinstance(x, (list, tuple, dict)):
         raise TypeError(f"x: expected one number or array, got a {type(x).__name__} of them")
     ones = np.ones(_shape(found[0][1]))
     output, tag, nodes = _forward(f, x, ones, max(order, 1), create_graph)
@@ -368,7 +370,7 @@ class _Run:
         self.result = self.evaluate(list(map(self._stand_in, self.leaves)), "reverse")
 
     def _stand_in(self, leaf: Any) -> Any:
-        pairs = [_fresh(x) for x in _elements(leaf)]
+        pairs = [_fresh(x) for x in elements_of(leaf)]
         self.variables += [variable for _, variable in pairs]
         stand_ins = _like(leaf, [stand_in for stand_in, _ in pairs])
         return stand_ins.view(Values) if isinstance(leaf, Values) else stand_ins
@@ -393,7 +395,7 @@ class _Run:
                 root, seed = array_rules.sum(root if seed is None else root * seed), None
         again = create_graph or self.create_graph
         parts = iter(gradients_through(root, self.variables, again, seed))
-        return [_like(leaf, [next(parts) for _ in _elements(leaf)]) for leaf in self.leaves]
+        return [_like(leaf, [next(parts) for _ in elements_of(leaf)]) for leaf in self.leaves]
 
     def rows(self, root: Any, shape: tuple[int, ...]) -> list[Any]:
         """The Jacobian by every leaf, one sweep per element of `root`, which has this shape."""
@@ -403,7 +405,7 @@ class _Run:
         elif isinstance(root, Value):
             sweeps = [self.gradients(root)]
         elif isinstance(root, Tensor):
-            units = np.eye(root.size, dtype=root.dtype).reshape(-1, *shape)
+            units = np.eye(root.size, dtype=root.dtype).reshape(root.size, *shape)
             sweeps = [self.gradients(root, unit) for unit in units]
         return [
             _stacked([sweep[i] for sweep in sweeps], leaf, shape + _shape(leaf), axis=0)
@@ -416,7 +418,7 @@ class _Run:
         for i, leaf in enumerate(self.leaves):
             shape = _shape(leaf)
             columns = []
-            for unit in np.eye(math.prod(shape)).reshape(-1, *shape):
+            for unit in np.eye(math.prod(shape)).reshape(math.prod(shape), *shape):
                 tag, moved = new_tag(), list(self.leaves)
                 moved[i] = _moved(leaf, unit, 1, tag)
                 output = _node(self.evaluate(moved, "forward"), self.f)
@@ -427,7 +429,7 @@ class _Run:
     def close(self) -> None:
         """Tie the leaves to what they stood for, so that gradients can flow further."""
         if self.create_graph:
-            origins = [x for leaf in self.leaves for x in _elements(leaf)]
+            origins = [x for leaf in self.leaves for x in elements_of(leaf)]
             for variable, origin in zip(self.variables, origins, strict=True):
                 link(variable, _innermost(origin))
 
@@ -490,7 +492,7 @@ def _moved(leaf: Any, velocity: Any, order: int, tag: int) -> Any:
         return _like(leaf, [_moved(x, v, order, tag) for x, v in pairs]).view(Values)
     if isinstance(leaf, Value):
         if not isinstance(velocity, Value):
-            velocity = Value(float(getattr(velocity, "data", velocity)), requires_grad=False)
+            velocity = Value(float(_number(velocity)), requires_grad=False)
     elif not isinstance(velocity, Tensor):
         numbers: Any = velocity.data if isinstance(velocity, Value) else velocity
         velocity = Tensor(numbers, requires_grad=False, dtype=leaf.dtype)
@@ -501,7 +503,7 @@ def _moved(leaf: Any, velocity: Any, order: int, tag: int) -> Any:
 
 def _coefficient(x: Any, k: int, tag: int) -> Any:
     """c_k of an output; None for zero, and of an array of Values an array of objects."""
-    return _like(x, [coefficient_of(element, k, tag) for element in _elements(x)])
+    return _like(x, [coefficient_of(element, k, tag) for element in elements_of(x)])
 
 
 # --- functions, arguments and results -----------------------------------------------------------
@@ -579,7 +581,7 @@ def _seed(root: Any, cotangent: Any, what: str) -> Any:
         found = _shape(cotangent)
     else:
         if not isinstance(root, Value):
-            cotangent = as_array(cotangent, what, getattr(root, "dtype", None))
+            cotangent = as_array(cotangent, what, root.dtype if isinstance(root, Tensor) else None)
         else:
             cotangent = Value(cotangent).data
         found = np.shape(cotangent)
@@ -593,10 +595,6 @@ def _check_order(n: Any) -> None:
         raise TypeError(f"order: expected an int, got {_kind(n)}")
     if n < 0:
         raise ValueError(f"order: expected 0 or more, got {n}")
-
-
-def _elements(x: Any) -> list[Any]:
-    return list(x.flat) if isinstance(x, np.ndarray) else [x]
 
 
 def _like(x: Any, elements: Sequence[Any]) -> Any:

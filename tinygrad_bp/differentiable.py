@@ -212,6 +212,27 @@ def check_unwritten(node: Node) -> None:
         )
 
 
+def leaf_data(root: Any) -> dict[Node, Any]:
+    """What every leaf of a graph holds now."""
+    if not isinstance(root, Node):
+        return {}
+    leaves = [node for node in topological_order(root) if node.is_leaf]
+    return {x: x._array if isinstance(x, Tensor) else x.data for x in leaves}  # type: ignore[attr-defined]
+
+
+def check_leaf_data(data: dict[Node, Any]) -> None:
+    """Raise if a leaf no longer holds what it held.
+
+    Raises:
+        RuntimeError: a leaf was written to.
+    """
+    for leaf, then in data.items():
+        now = leaf._array if isinstance(leaf, Tensor) else leaf.data  # type: ignore[attr-defined]
+        if now is not then and not np.array_equal(now, then, equal_nan=True):
+            name = f" ({leaf.label})" if leaf.label else ""
+            raise RuntimeError(f"a leaf{name} has been written to since the function was evaluated")
+
+
 def _same_numbers(node: Any) -> bool:
     numbers = [x.data if isinstance(x, Value) else x for x in node.operands]
     again = [node.rule.value(floats, *numbers)]

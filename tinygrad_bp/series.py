@@ -60,12 +60,14 @@ class _Series(ByRules):
     order: int
     tag: int
     is_leaf: bool
-    _more: Callable[[int], Any] | None
+    _more: Any  # a function, see `series`
 
     def coefficient(self, k: int) -> Any:
         """c_k, computed if it is not known yet."""
         while len(self.coefficients) <= k:
-            self.coefficients.append(self._more(len(self.coefficients)))  # type: ignore[misc]
+            self.coefficients.append(self._more(self, len(self.coefficients)))
+            if len(self.coefficients) > self.order:
+                self._more = None  # it may hold series that hold this one
         return self.coefficients[k]
 
     @property
@@ -107,6 +109,8 @@ class _Series(ByRules):
         options: dict[str, Any] | None = None,
     ) -> Any:
         """Apply a rule to operands of which at least one is a series."""
+        if any(isinstance(x, np.ndarray) and x.dtype == object for x in operands):
+            return NotImplemented  # an array of Values takes the rule to its elements
         if isinstance(rule, Rule):
             return _elementwise(rule, operands)
         return _structural(rule, operands, parameters, options or {})
@@ -130,7 +134,7 @@ def series(
     coefficients: Sequence[Any],
     order: int,
     tag: int,
-    more: Callable[[int], Any] | None = None,
+    more: Callable[[Any, int], Any] | None = None,
     is_leaf: bool = False,
 ) -> Any:
     """A series, of which the first coefficients are given.
@@ -139,7 +143,7 @@ def series(
         coefficients: c₀, a Value or a Tensor, and those that follow; None stands for zero.
         order: the number of the last coefficient; of order 0 there is only c₀, which is returned.
         tag: the perturbation.
-        more: computes the coefficient of a number, once those before it are known.
+        more: given the series, computes the coefficient of a number from those before it.
         is_leaf: whether it stands for a leaf.
     """
     first = coefficients[0]
@@ -178,7 +182,7 @@ def _cut(x: Any, tag: int, order: int) -> Any:
     """x to a lower order, sharing what is known and what will be."""
     if not (isinstance(x, _Series) and x.tag == tag):
         return x
-    return series(x.coefficients[: order + 1], order, tag, x.coefficient)
+    return series(x.coefficients[: order + 1], order, tag, lambda _, k: x.coefficient(k))
 
 
 def _completed(z: Any, operands: Sequence[Any], tag: int) -> Any:
@@ -189,7 +193,6 @@ def _completed(z: Any, operands: Sequence[Any], tag: int) -> Any:
     mine = [x for x in operands if isinstance(x, _Series) and x.tag == tag]
     if isinstance(z, _Series) and all(len(x.coefficients) > x.order for x in mine):
         z.coefficient(z.order)
-        del z._more  # which refers to z
     return z
 
 
@@ -202,7 +205,6 @@ def _elementwise(rule: Rule, operands: Sequence[Any]) -> Any:
         else _integral(rule, operands, base, tag, order)
     )
     z = series([base], order, tag, more)
-    more.result = z
     return _completed(z, operands, tag)
 
 
@@ -211,12 +213,11 @@ class _integral:
 
     def __init__(self, rule: Rule, operands: Sequence[Any], base: Any, tag: int, order: int):
         self.rule, self.operands, self.tag, self.order = rule, operands, tag, order
-        self.result: Any = base
         self.partials: list[Any] | None = None
 
-    def __call__(self, k: int) -> Any:
+    def __call__(self, z: Any, k: int) -> Any:
         if self.partials is None:
-            self.partials = self._run_partials()
+            self.partials = self._run_partials(z)
         total = None
         for x, partial in zip(self.operands, self.partials, strict=True):
             for j in range(1, k + 1):
@@ -226,10 +227,10 @@ class _integral:
                 if term is not None and j != k:
                     term = term * (j / k)
                 total = _sum(total, term)
-        return _fitted(total, self.result)
+        return _fitted(total, z)
 
-    def _run_partials(self) -> list[Any]:
-        cut = [_cut(x, self.tag, self.order - 1) for x in (*self.operands, self.result)]
+    def _run_partials(self, z: Any) -> list[Any]:
+        cut = [_cut(x, self.tag, self.order - 1) for x in (*self.operands, z)]
         moved = [isinstance(x, _Series) and x.tag == self.tag for x in self.operands]
         return [
             None
@@ -246,17 +247,16 @@ class _quotient:
 
     def __init__(self, operands: Sequence[Any], base: Any, tag: int):
         self.x, self.y = operands
-        self.result: Any = base
         self.tag = tag
 
-    def __call__(self, k: int) -> Any:
+    def __call__(self, z: Any, k: int) -> Any:
         total = coefficient_of(self.x, k, self.tag)
         for j in range(1, k + 1):
             y = coefficient_of(self.y, j, self.tag)
-            term = _product(y, coefficient_of(self.result, k - j, self.tag))
+            term = _product(y, coefficient_of(z, k - j, self.tag))
             total = _sum(total, None if term is None else -term)
         inverse = operations.divide(1.0, coefficient_of(self.y, 0, self.tag))
-        return _fitted(_product(total, inverse), self.result)
+        return _fitted(_product(total, inverse), z)
 
 
 def _structural(
@@ -285,7 +285,6 @@ def _structural(
     else:
         more = _transposed(pull, operands, base, tag, order)
     z = series([base], order, tag, more)
-    more.result = z
     return _completed(z, operands, tag)
 
 
@@ -295,7 +294,7 @@ class _linear:
     def __init__(self, apply: Callable[..., Any], operands: Sequence[Any], tag: int):
         self.apply, self.operands, self.tag = apply, operands, tag
 
-    def __call__(self, k: int) -> Any:
+    def __call__(self, z: Any, k: int) -> Any:
         parts = [coefficient_of(x, k, self.tag) for x in self.operands]
         if all(part is None for part in parts):
             return None
@@ -309,7 +308,7 @@ class _multilinear:
     def __init__(self, apply: Callable[..., Any], operands: Sequence[Any], tag: int):
         self.apply, self.operands, self.tag = apply, operands, tag
 
-    def __call__(self, k: int) -> Any:
+    def __call__(self, z: Any, k: int) -> Any:
         total = None
         for orders in itertools.product(range(k + 1), repeat=len(self.operands)):
             if sum(orders) == k:
@@ -331,24 +330,23 @@ class _transposed:
         self, pull: Callable[..., Any], operands: Sequence[Any], base: Any, tag: int, order: int
     ):
         self.pull, self.operands, self.tag, self.order = pull, operands, tag, order
-        self.result: Any = base
         self.products: Any = None
 
-    def __call__(self, k: int) -> Any:
+    def __call__(self, z: Any, k: int) -> Any:
         with enable_grad():
             if self.products is None:
-                self.u = Tensor(np.zeros(self.result.shape, self.result.dtype))
-                self.products = self._products()
+                self.u = Tensor(np.zeros(z.shape, z.dtype))
+                self.products = self._products(z)
             root = coefficient_of(self.products, k - 1, self.tag)
             if root is None:
                 return None
             (velocity,) = gradients_through(root, [self.u], create_graph=True)
         return velocity if velocity is None or k == 1 else velocity * (1.0 / k)
 
-    def _products(self) -> Any:
+    def _products(self, z: Any) -> Any:
         """The sum over the operands of (Jᵀu) · dx/dε, as a series one order lower."""
         order = self.order - 1
-        *cut, result = (_cut(x, self.tag, order) for x in (*self.operands, self.result))
+        *cut, result = (_cut(x, self.tag, order) for x in (*self.operands, z))
         total = None
         for which, x in enumerate(self.operands):
             velocity = _velocity(x, self.tag)
@@ -395,7 +393,8 @@ def _product(tangent: Any, partial: Any) -> Any:
     product = operations.azmul(tangent, partial)
     numbers, slope = _numbers(product), _numbers(partial)
     if np.isnan(numbers).any():
-        product = operations.where(np.not_equal(slope, 0.0), product, 0.0)
+        nonzero = np.not_equal(slope, 0.0)
+        product = operations.where(nonzero if np.ndim(nonzero) else bool(nonzero), product, 0.0)
     return product
 
 
@@ -471,6 +470,6 @@ def _joined(variable: Node, gradients: Sequence[Any], root: _Series) -> Any:
 
 def constant(x: Any) -> Any:
     """A number or an array as a node to which no gradient flows."""
-    if isinstance(x, float):
+    if type(x) is float:  # and not numpy's, which is an array of no dimensions
         return Value(x, requires_grad=False)
     return Tensor(x, requires_grad=False)
