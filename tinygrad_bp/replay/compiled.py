@@ -5,26 +5,78 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from tinygrad_bp.containers import elements_of, filled, leaves_of, like_elements, nodes_of, shaped
 from tinygrad_bp.differentiable import gradients_of
-from tinygrad_bp.graph import UNTRACKED, Node
+from tinygrad_bp.graph import UNTRACKED
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.replay import array_numpy, scalar_numpy
 from tinygrad_bp.replay.passes import optimized
 from tinygrad_bp.replay.program import Program
-from tinygrad_bp.replay.tracing import Index, Recorder, input_like, is_traced, recording_by
+from tinygrad_bp.replay.tracing import (
+    Index,
+    Recorder,
+    TracedTensor,
+    input_like,
+    is_traced,
+    recording_by,
+)
 from tinygrad_bp.scalars import Values, values
-from tinygrad_bp.tensor import Tensor
+from tinygrad_bp.tensor import Tensor, as_array
 from tinygrad_bp.value import Value
 
 Mode = Literal["value", "value_and_grad", "backward"]
+Kind = Literal["scalar", "array"]
 OnBranch = Literal["record", "raise"]
 KEPT = 16  # kinds of arguments, and ways through the code for each of them
+
+_FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
+
+
+def compile(
+    function: Callable[..., Any] | None = None,
+    *,
+    argnums: int | Sequence[int] = 0,
+    on_branch: OnBranch = "record",
+) -> Any:
+    """Record a function at its first call, and replay the record at later ones.
+
+    The record holds for arguments of the same structure, shapes and dtypes; others are recorded on
+    their own. Data are read at each call: those of the arguments, and those of leaves that the
+    function reaches by itself, such as a model's parameters. Whatever else the function reaches
+    (numbers, numpy arrays) is a constant of the record.
+
+    Args:
+        function: a function of numbers, arrays, nodes, Modules, and lists, tuples and dicts of
+            these, that returns nodes. Arrays of integers are indices; bool, str and None are part
+            of what is recorded.
+        argnums: by which arguments `value_and_grad` differentiates.
+        on_branch: what to do where Python's `if` would now go another way: "record" that way too,
+            or "raise".
+
+    Returns:
+        A `Compiled`. Calling it gives the function's value; it has `value_and_grad` and `backward`.
+
+    Raises:
+        TypeError: (when it records) the function reads a number out of a node.
+        ValueError: (when it records) it uses what was computed outside of it.
+
+    Example:
+        >>> step = compile(lambda x: x * x + 1.0)
+        >>> step(3.0), step.value_and_grad(4.0), step.value_and_grad(5.0)
+        (10.0, (17.0, 8.0), (26.0, 10.0))
+    """
+    if on_branch not in ("record", "raise"):
+        raise ValueError(f"on_branch: expected 'record' or 'raise', got {on_branch!r}")
+    if function is None:
+        return functools.partial(compile, argnums=argnums, on_branch=on_branch)
+    if not callable(function):
+        raise TypeError(f"function: expected something to call, got {type(function).__name__}")
+    return Compiled(function, argnums, on_branch)
 
 
 class Compiled:
@@ -47,16 +99,16 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         """What the function returns, as numbers and arrays."""
-        recording, numbers, _ = self._run("value", args)
-        return recording.result(numbers)
+        recording, results, _ = self._run("value", args)
+        return _put(recording.template, results)
 
     def value_and_grad(self, *args: Any) -> tuple[Any, Any]:
         """The value, and its gradient by the arguments `argnums` in their structure.
 
         Where the function returns a tuple, the gradient is that of its first part.
         """
-        recording, numbers, gradients = self._run("value_and_grad", args)
-        return recording.result(numbers), recording.gradient(gradients)
+        recording, results, gradients = self._run("value_and_grad", args)
+        return _put(recording.template, results), _put(recording.gradient_template, gradients)
 
     def backward(self, *args: Any) -> Any:
         """The value; the gradient is added to the `grad` of every leaf that takes part.
@@ -64,43 +116,45 @@ class Compiled:
         These are the leaves among the arguments, the parameters of Modules there, and those that
         the function reaches by itself.
         """
-        recording, numbers, gradients = self._run("backward", args)
+        recording, results, gradients = self._run("backward", args)
         recording.commit(gradients, args)
-        return recording.result(numbers)
+        return _put(recording.template, results)
 
     def program(self, *args: Any) -> Program:
-        """The recorded program for such arguments."""
+        """The program of the function's value, for such arguments."""
         recording: _Recording = self._run("value", args)[0]
         return recording.program
 
     def _run(self, mode: Mode, args: tuple[Any, ...]) -> tuple[Any, list[Any], list[Any]]:
-        leaves = _leaves(args)
-        kinds = [(type(x), getattr(x, "shape", ()), getattr(x, "dtype", None)) for x in leaves]
-        tracked = [getattr(x, "requires_grad", False) for x in leaves if mode == "backward"]
-        key = (mode, _kind_of(args), *kinds, *tracked)
-        kind = _kind_of_program(leaves)
-        elements = [x for leaf in leaves for x in _numbers_of(leaf, kind)]
+        """The record that holds for these arguments, its results, and its gradients."""
+        leaves: list[Any] = []
+        key: list[Any] = [mode]
+        for arg in args:
+            _take_apart(arg, leaves, key, mode == "backward")
         with self._lock:
-            recordings = self._kept.setdefault(key, [])
-            self._kept.move_to_end(key)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            recordings = self._kept.setdefault(tuple(key), [])
             for recording in recordings:
-                outcome = recording.run(elements)
+                outcome = recording.run(leaves)
                 if outcome is not None:
                     return recording, *outcome
+            self._kept.move_to_end(tuple(key))
             if recordings and self.on_branch == "raise":
-                raise RuntimeError(recordings[-1].diverged(elements))
-            recording = _Recording(self.f, self.argnums, mode, args)
-            self.recordings += 1
-            recordings.append(recording)
-            del recordings[:-KEPT]
-            outcome = recording.run(elements)
+                raise RuntimeError(f"{self.name}: {recordings[-1].diverged(leaves)}")
+            try:
+                recording = _Recording(self.f, self.argnums, mode, args)
+                outcome = recording.run(leaves)
+            finally:
+                if not recordings:
+                    del self._kept[tuple(key)]
             if outcome is None:
                 raise RuntimeError(
                     f"{self.name}: replayed on the data of its recording, a branch came out "
                     "otherwise; does the function depend on something that changes?"
                 )
+            self.recordings += 1
+            self._kept[tuple(key)] = [*recordings[1 - KEPT :], recording]
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
             return recording, *outcome
 
 
@@ -110,234 +164,244 @@ class _Recording:
     def __init__(
         self, f: Callable[..., Any], argnums: Any, mode: Mode, args: tuple[Any, ...]
     ) -> None:
-        self.mode, self.args, self.argnums = mode, args, argnums
-        leaves = _leaves(args)
-        kind: Literal["scalar", "array"] = _kind_of_program(leaves)
-        leaves = _split(leaves, kind)
-        dtypes = [leaf.dtype for leaf in leaves if isinstance(leaf, Tensor)]
+        self.mode = mode
+        self.args = args  # Modules are known by their identity, so they must not vanish
+        found = [[leaf for _, leaf in leaves_of(arg, "argument", further=True)] for arg in args]
+        kind = _kind_of([leaf for leaves in found for leaf in leaves])
+        parts = [[_as_given(leaf, kind) for leaf in leaves] for leaves in found]
+        dtypes = [x.dtype for leaves in parts for x in leaves if isinstance(x, Tensor)]
         dtype = np.result_type(*dtypes, np.float32)
         self.recorder = recorder = Recorder(kind)
-        traced = [
-            like_elements(leaf, [input_like(recorder, x, dtype) for x in elements_of(leaf)])
-            for leaf in leaves
+        stand_ins = [
+            [like_elements(x, [input_like(recorder, e, dtype) for e in elements_of(x)]) for x in xs]
+            for xs in parts
         ]
-        self.given = [x for leaf in traced for x in elements_of(leaf)]
-        if mode == "value_and_grad":
-            for x in self._selected():
-                if isinstance(x, Index):
-                    raise TypeError("argnums: there is no derivative by an array of integers")
-                x.rule = None
+        self.given = [[e for x in xs for e in elements_of(x)] for xs in stand_ins]
+        self.selected = _positions(argnums, len(args)) if mode == "value_and_grad" else []
+        self._mark_selected()
         with recording_by(recorder):
-            self.structure = f(*filled(args, iter(traced)))
-            self.outputs = nodes_of(self.structure, f"the result of {getattr(f, '__name__', f)}")
-            numbers = [self._number(x) for out in self.outputs for x in elements_of(out)]
+            pairs = zip(args, stand_ins, strict=True)
+            result = f(*(filled(arg, iter(xs)) for arg, xs in pairs))
+            outputs = nodes_of(result, f"the result of {getattr(f, '__name__', 'the function')}")
+            numbers = [self._number(e) for x in outputs for e in elements_of(x)]
+            self.template = _numbered(result, outputs)
             self.size = len(numbers)
+            self.variables: list[int] = []
             if mode != "value":
-                self._differentiate(numbers)
+                self._differentiate(outputs[0], numbers)
+        if mode == "value_and_grad":
+            rest = _Positions()
+            templates = tuple(
+                shaped(args[i], iter([rest.of(x) for x in parts[i]])) for i in self.selected
+            )
+            self.gradient_template = templates[0] if isinstance(argnums, int) else templates
         self.captured = list(recorder.leaves.values())
         self.program = optimized(recorder.program(numbers))
-        del self.recorder
         kinds: Any = {"array": array_numpy.Runner, "scalar": scalar_numpy.Runner}
         self.runner = kinds[kind](self.program)
+        del self.recorder, self.given
 
     def _number(self, x: Any) -> int:
         """The instruction that gives a result."""
         x = self.recorder.operand(x)
         return int(x.number if is_traced(x) else self.recorder.constant(x))
 
-    def _selected(self) -> list[Any]:
-        """The traced inputs of the arguments to differentiate by."""
-        wanted = [self.argnums] if isinstance(self.argnums, int) else self.argnums
-        chosen, start = [], 0
-        for i, arg in enumerate(self.args):
-            size = sum(_size(x, self.recorder.kind) for x in _leaves(arg))
-            if i in wanted:
-                chosen += self.given[start : start + size]
-            start += size
-        return chosen
+    def _mark_selected(self) -> None:
+        """Have derivatives flow to the arguments to differentiate by."""
+        for i in self.selected:
+            for x in self.given[i]:
+                if isinstance(x, Index):
+                    raise TypeError(f"argnums: argument {i} holds integers: no derivative by it")
+                x.rule = None
 
-    def _differentiate(self, numbers: list[int]) -> None:
-        """Record the gradient of the first output as well; of single numbers the runner knows it.
-
-        `variables` are the positions among the inputs of what it is taken by.
-        """
+    def _differentiate(self, output: Any, numbers: list[int]) -> None:
+        """Record the gradient of the first output; that of single numbers is the runner's work."""
         recorder = self.recorder
-        first = elements_of(self.outputs[0])
-        if len(first) != 1 or np.shape(getattr(first[0], "_array", 0.0)) not in ((), (1,)):
-            raise ValueError("the first result must be a single number to be differentiated")
-        inputs = {number: i for i, number in enumerate(recorder.inputs)}
-        captured = [x for x in recorder.leaf_inputs if x.rule is None]
-        given = [x for x in self.given if isinstance(x, Node) and x.rule is None]
-        variables = self._selected() if self.mode == "value_and_grad" else given + captured
-        self.variables = [inputs[x.number] for x in variables]
-        if recorder.kind == "array":
-            root: Any = first[0]
-            if root.rule is UNTRACKED:
-                gradients: list[Any] = [None] * len(variables)
-            else:
-                seed = np.ones(root.shape, root.dtype)
-                gradients = gradients_of(root, variables, seed, create_graph=True)
-            pairs = zip(gradients, variables, strict=True)
-            numbers += [
-                self._number(np.zeros(x.shape, x.dtype) if g is None else g) for g, x in pairs
-            ]
+        elements = elements_of(output)
+        if len(elements) != 1 or np.size(getattr(elements[0], "_array", 0.0)) != 1:
+            raise ValueError(
+                "expected the function's (first) result to be a single number, to differentiate"
+            )
+        if self.mode == "value_and_grad":
+            variables = [x for i in self.selected for x in self.given[i]]
+        else:
+            every = [*(x for xs in self.given for x in xs), *recorder.leaf_inputs]
+            variables = [x for x in every if not isinstance(x, Index) and x.rule is None]
+        places = {number: i for i, number in enumerate(recorder.inputs)}
+        self.variables = [places[x.number] for x in variables]
+        if recorder.kind == "scalar":
+            return
+        root = elements[0]
+        gradients: list[Any] = [None] * len(variables)
+        if isinstance(root, TracedTensor) and root.rule is not UNTRACKED:
+            seed = np.ones(root.shape, root.dtype)
+            gradients = gradients_of(root, variables, seed, create_graph=True)
+        for g, x in zip(gradients, variables, strict=True):
+            numbers.append(self._number(np.zeros(x.shape, x.dtype) if g is None else g))
 
     # --- replay ---------------------------------------------------------------------------------
 
-    def run(self, arguments: Sequence[Any]) -> tuple[list[Any], list[Any]] | None:
-        """Results and gradients for the numbers of arguments; None if a branch comes out otherwise.
+    def run(self, leaves: Sequence[Any]) -> tuple[list[Any], list[Any]] | None:
+        """Results and gradients for the leaves of arguments; None if a branch comes out otherwise.
 
         Leaves that the function reaches by itself are read now.
         """
-        inputs = [*arguments, *(_numbers(leaf) for leaf in self.captured)]
-        gradients: Any = []
-        if self.program.kind == "scalar" and self.mode != "value":
-            results, every = self.runner.value_and_gradient(inputs)
-            gradients = [every[i] for i in self.variables]
-        else:
-            results = self.runner.values(inputs)
+        outcome = self._outcome(leaves)
         size = len(self.program.outputs)
-        for guard, outcome in zip(self.program.guards, results[size:], strict=True):
-            if bool(outcome) != guard.outcome:
+        for guard, condition in zip(self.program.guards, outcome[0][size:], strict=True):
+            if bool(condition) != guard.outcome:
                 return None
+        results, gradients = outcome
         if self.program.kind == "array":
             gradients = results[self.size : size]
-        return list(results[: self.size]), list(gradients)
+        return results[: self.size], gradients
 
-    def diverged(self, arguments: Sequence[Any]) -> str:
+    def _outcome(self, leaves: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        scalar = self.program.kind == "scalar"
+        inputs: list[Any] = []
+        for leaf in leaves:
+            if type(leaf) is np.ndarray:
+                inputs += leaf.ravel().tolist() if scalar else [leaf]
+            elif isinstance(leaf, Tensor):
+                inputs += leaf._array.ravel().tolist() if scalar else [leaf._array]
+            elif isinstance(leaf, Values):
+                inputs += [x._data for x in leaf.flat]
+            else:
+                inputs.append(leaf._data if isinstance(leaf, Value) else leaf)
+        inputs += [_data_of(x) for x in self.captured]
+        if scalar and self.mode != "value":
+            results, every = self.runner.value_and_gradient(inputs)
+            return results.tolist(), [float(every[i]) for i in self.variables]
+        results = self.runner.values(inputs)
+        return (results.tolist() if scalar else results), []
+
+    def diverged(self, leaves: Sequence[Any]) -> str:
         """Which branch comes out otherwise than it was recorded."""
-        results = self.runner.values([*arguments, *(_numbers(leaf) for leaf in self.captured)])
-        outcomes = results[len(self.program.outputs) :]
-        for guard, outcome in zip(self.program.guards, outcomes, strict=True):
-            if bool(outcome) != guard.outcome:
+        outcomes = self._outcome(leaves)[0][len(self.program.outputs) :]
+        for guard, condition in zip(self.program.guards, outcomes, strict=True):
+            if bool(condition) != guard.outcome:
                 return (
-                    f"a branch comes out {bool(outcome)}, and was recorded {guard.outcome}"
+                    f"a branch comes out {bool(condition)}, and was recorded {guard.outcome}"
                     f"{guard.line}; use where() to have both sides in the program"
                 )
         return "no branch comes out otherwise"
 
-    def result(self, numbers: Sequence[Any]) -> Any:
-        """Results in the structure that the function returns."""
-        rest = iter(numbers)
-        shaped_ = [_filled(out, [next(rest) for _ in elements_of(out)]) for out in self.outputs]
-        return shaped(self.structure, iter(shaped_))
-
-    def gradient(self, gradients: Sequence[Any]) -> Any:
-        """Gradients in the structure of the arguments `argnums`."""
-        rest = iter(gradients)
-        wanted = [self.argnums] if isinstance(self.argnums, int) else self.argnums
-        trees = []
-        for i in sorted(wanted):
-            leaves, kind = _leaves(self.args[i]), self.program.kind
-            parts = [_filled(x, [next(rest) for _ in range(_size(x, kind))]) for x in leaves]
-            trees.append(shaped(self.args[i], iter(parts)))
-        return trees[0] if isinstance(self.argnums, int) else tuple(trees)
-
     def commit(self, gradients: Sequence[Any], args: tuple[Any, ...]) -> None:
         """Add gradients to those of the leaves."""
-        given = [x for leaf in _split(_leaves(args), self.program.kind) for x in elements_of(leaf)]
-        leaves = [*given, *self.captured]
+        found = [leaf for _, leaf in leaves_of(args, "argument", further=True)]
+        given = [_as_given(leaf, self.program.kind) for leaf in found]
+        leaves = [*(x for leaf in given for x in elements_of(leaf)), *self.captured]
+        totals = []
         for i, g in zip(self.variables, gradients, strict=True):
-            leaf = leaves[i]
-            total = g if leaf.grad is None else leaf.grad + g
-            leaf.grad = np.array(total) if isinstance(leaf, Tensor) else float(total)
+            before = leaves[i].grad
+            totals.append((leaves[i], g if before is None else before + g))
+        for leaf, total in totals:
+            leaf.grad = total
 
 
-def _leaves(tree: Any) -> list[Any]:
-    return [leaf for _, leaf in leaves_of(tree, "argument", further=True)]
+# --- arguments ----------------------------------------------------------------------------------
 
 
-def _kind_of_program(leaves: Sequence[Any]) -> Literal["scalar", "array"]:
-    """Of single numbers where there are tracked Values, or nothing but numbers."""
-    if any(isinstance(x, (Value, Values)) and x.requires_grad for x in leaves):
+def _take_apart(x: Any, leaves: list[Any], key: list[Any], by_tracked: bool) -> None:
+    """The leaves of an argument, and what a recording must agree with."""
+    if isinstance(x, Tensor):
+        leaves.append(x)
+        key += (Tensor, x._array.shape, x._array.dtype, by_tracked and x.rule)
+    elif isinstance(x, Values):
+        leaves.append(x)
+        key += (Values, x.shape, by_tracked and x.requires_grad)
+    elif isinstance(x, np.ndarray):
+        if x.dtype not in _FLOATS and x.dtype.kind not in "iu":
+            x = as_array(x, "argument")
+        leaves.append(x)
+        key += (x.shape, x.dtype if x.dtype in _FLOATS else int)
+    elif isinstance(x, Value):
+        leaves.append(x)
+        key += (Value, by_tracked and x.rule)
+    elif isinstance(x, (bool, str, type(None))):
+        key.append((type(x), x))
+    elif isinstance(x, (int, float, np.integer, np.floating)):
+        leaves.append(float(x))
+        key.append(float)
+    elif isinstance(x, Module):
+        key.append(id(x))
+        for parameter in x.parameters():
+            _take_apart(parameter, leaves, key, by_tracked)
+    elif isinstance(x, dict):
+        key += ("dict", *x)
+        for part in x.values():
+            _take_apart(part, leaves, key, by_tracked)
+    elif isinstance(x, (list, tuple)):
+        key += (type(x), len(x))
+        for part in x:
+            _take_apart(part, leaves, key, by_tracked)
+    else:
+        leaves_of(x, "argument", further=True)  # raises, and says why
+
+
+def _kind_of(leaves: Sequence[Any]) -> Kind:
+    """Of single numbers where there are Values, or nothing but numbers."""
+    if any(isinstance(x, Values) or (isinstance(x, Value) and x.requires_grad) for x in leaves):
         return "scalar"
-    arrays = [x for x in leaves if isinstance(x, (Tensor, np.ndarray))]
-    return "array" if any(not isinstance(x, Values) for x in arrays) else "scalar"
+    return "array" if any(isinstance(x, (Tensor, np.ndarray)) for x in leaves) else "scalar"
 
 
-def _split(leaves: Sequence[Any], kind: str) -> list[Any]:
-    """Leaves as nodes of the kind of a program: in one of single numbers, arrays are of Values."""
-    if kind == "array":
-        return list(leaves)
-    if any(_is_of_integers(x) for x in leaves):
-        raise TypeError("a function of Values takes no arrays of integers; pass them as floats")
-    return [
-        values(x._array, requires_grad=x.rule is None) if isinstance(x, Tensor) else x
-        for x in leaves
-    ]
+def _as_given(leaf: Any, kind: str) -> Any:
+    """A leaf as nodes of the kind of a program: in one of single numbers, arrays are of Values."""
+    if kind == "array" or isinstance(leaf, (Value, Values)):
+        return leaf
+    if isinstance(leaf, np.ndarray):
+        raise TypeError("a function of Values takes no array of integers; give it floats")
+    return values(leaf._array, requires_grad=leaf.rule is None)
 
 
-def _is_of_integers(x: Any) -> bool:
-    return isinstance(x, np.ndarray) and not isinstance(x, Values)
+def _positions(argnums: Any, count: int) -> list[int]:
+    """The arguments to differentiate by."""
+    wanted = [argnums] if isinstance(argnums, int) else list(argnums)
+    for i in wanted:
+        if not isinstance(i, int) or not -count <= i < count:
+            raise ValueError(f"argnums: expected positions among {count} arguments, got {argnums}")
+    return [i % count for i in wanted]
 
 
-def _size(leaf: Any, kind: str) -> int:
-    """How many inputs of a program a leaf is."""
-    if isinstance(leaf, Values) or (isinstance(leaf, Tensor) and kind == "scalar"):
-        return int(leaf.size)
-    return 1
+def _data_of(leaf: Any) -> Any:
+    return leaf._data if isinstance(leaf, Value) else leaf._array
 
 
-def _numbers_of(leaf: Any, kind: str) -> list[Any]:
-    """What is given to the inputs of a leaf."""
-    if isinstance(leaf, Values):
-        return [x._data for x in leaf.flat]
-    if isinstance(leaf, Tensor) and kind == "scalar":
-        return leaf._array.ravel().tolist()
-    return [_numbers(leaf)]
+# --- results ------------------------------------------------------------------------------------
 
 
-def _numbers(x: Any) -> Any:
-    if isinstance(x, np.ndarray):
-        return x
-    return x._data if isinstance(x, Value) else x._array
+class _Positions:
+    """Consecutive numbers, in the shapes of results."""
+
+    def __init__(self) -> None:
+        self.next = 0
+
+    def of(self, x: Any) -> Any:
+        """The numbers of what x consists of: one, or an array of them."""
+        size = len(elements_of(x))
+        start, self.next = self.next, self.next + size
+        if isinstance(x, Values):
+            return np.arange(start, self.next).reshape(x.shape)
+        return start
 
 
-def _filled(like: Any, numbers: Sequence[Any]) -> Any:
-    """Numbers as the user gets them, in the shape of a node or of an array of Values."""
-    if isinstance(like, Values) or len(numbers) != 1 or np.ndim(numbers[0]) != np.ndim(like):
-        return np.array(numbers, np.float64).reshape(like.shape)
-    (x,) = numbers
-    return np.array(x) if np.ndim(x) else float(x)
+def _numbered(tree: Any, nodes: Sequence[Any]) -> Any:
+    """The structure of a result, with positions in the place of its nodes."""
+    rest = _Positions()
+    return shaped(tree, iter([rest.of(x) for x in nodes]))
 
 
-def _kind_of(tree: Any) -> Any:
-    """The structure of arguments, as something to look up; Modules by identity."""
-    if isinstance(tree, Module):
-        return id(tree)
-    if isinstance(tree, dict):
-        return "dict", tuple((key, _kind_of(part)) for key, part in tree.items())
-    if isinstance(tree, (list, tuple)):
-        return type(tree), tuple(map(_kind_of, tree))
-    return (tree,) if isinstance(tree, (bool, str)) else None
-
-
-def compile(
-    function: Callable[..., Any] | None = None,
-    *,
-    argnums: int | Sequence[int] = 0,
-    on_branch: OnBranch = "record",
-) -> Any:
-    """Record a function at its first call, and replay the record at later ones.
-
-    Args:
-        function: a function of numbers, arrays, nodes, Modules, and lists, tuples and dicts of
-            these, that returns nodes.
-        argnums: by which arguments `value_and_grad` differentiates.
-        on_branch: what to do where Python's `if` would now go another way: "record" that way too,
-            or "raise".
-
-    Returns:
-        A `Compiled`. Calling it gives the function's value; it has `value_and_grad` and `backward`.
-
-    Raises:
-        TypeError: (when it records) the function reads a number out of a node.
-
-    Example:
-        >>> step = compile(lambda x: x * x + 1.0)
-        >>> step(3.0), step.value_and_grad(4.0), step.recordings
-        (10.0, (17.0, 8.0), 2)
-    """
-    if function is None:
-        return lambda f: Compiled(f, argnums, on_branch)
-    return Compiled(function, argnums, on_branch)
+def _put(template: Any, results: Sequence[Any]) -> Any:
+    """Results in the places of their positions."""
+    if type(template) is int:
+        x = results[template]
+        return x if isinstance(x, np.ndarray) and x.ndim else float(x)
+    if isinstance(template, dict):
+        return {key: _put(part, results) for key, part in template.items()}
+    if isinstance(template, np.ndarray):
+        return np.array([results[i] for i in template.flat], np.float64).reshape(template.shape)
+    parts: Iterator[Any] = (_put(part, results) for part in template)
+    if hasattr(template, "_fields"):
+        return type(template)(*parts)
+    return type(template)(parts)
