@@ -160,10 +160,12 @@ def jax():
     return jax
 
 
-@every_rule
+@pytest.mark.parametrize(
+    "rule",
+    [r for r in tb.RULES.values() if r.name != "azmul"],  # which JAX does not have
+    ids=lambda rule: rule.name,
+)
 def test_jax_agrees_on_every_rule(rule, jax):
-    if rule.name == "azmul":
-        pytest.skip("JAX has no such function")
     place, name = IN_JAX.get(rule.name, ("numpy", rule.name))
     theirs = jax
     for part in f"{place}.{name}".split("."):

@@ -349,7 +349,7 @@ def test_a_masked_branch_leaks_nothing(name, kind):
     assert tb.grad(tb.derivative(g))(kind(0.0)) == 10.0
 
 
-# Of "x log x" and "sin 1/x" reverse over reverse gives nan, which is seen: the gradient by log(x) is
+# Of "x log x" and "sin 1/x" reverse over reverse gives nan, and is seen: the gradient by log(x) is
 # azmul(u, x) with u = 0, the mask; differentiated again, an infinite gradient (log' = inf) meets
 # that partial 0 by x. A zero partial against an infinite gradient stays nan, by design. (Forward
 # mode, on its way down, knows of the mask: above.)

@@ -1,59 +1,412 @@
 """Replay of single numbers by numpy: in wavefronts.
 
-The level of an instruction is one more than the highest of its operands. All instructions of one
-level and operation are one call of numpy: they gather their operands, and need nothing from one
-another. Backward the levels are gone through in reverse.
+The level of an instruction is one more than the highest of its operands. Instructions of one level
+and operation need nothing from one another, so together they are one call of numpy, which gathers
+their operands and writes their results side by side. Backward the levels are gone through in
+reverse. `Schedule` finds these groups; what is left of a program between them, a long chain of
+sums, say, is run number by number.
+
+Memory: values and adjoints, 16 bytes per instruction, and of the schedule 4 per operand. In groups,
+an operand that is not a slice takes 8 more, or 16 where instructions of one group share it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp import arrays
-from tinygrad_bp.replay.program import Program
+from tinygrad_bp import arrays, floats
+from tinygrad_bp.replay.program import CONDITIONS, OPERATIONS, Program, detach
+from tinygrad_bp.rules import RULES
 
 Floats = NDArray[np.float64]
+Numbers = NDArray[Any]
+Do = Callable[[], None]
+
+CHUNK = 1 << 15  # instructions of one call at most, so that what is gathered stays in the cache
+FEW = 10  # below this, instructions are run one by one
+
+# These give the same bits for a float as for an element of an array.
+_EXACT = {detach, *CONDITIONS.values()} | {
+    RULES[name]
+    for name in (
+        *("absolute", "add", "subtract", "multiply", "divide"),
+        *("negative", "positive", "sqrt", "square", "where"),
+    )
+}
 
 
-class _Group:
-    """Instructions of one level and operation."""
-
-    __slots__ = ("operands", "results", "rule", "single")
-
-    def __init__(self, rule: Any, results: NDArray[Any], operands: list[NDArray[Any]]) -> None:
-        self.rule = rule
-        self.results = _slice_or_index(results)
-        self.operands = [_slice_or_index(x) for x in operands]
-        # Whether every operand occurs once: then adding needs no care for repeated places.
-        self.single = [len(np.unique(x)) == len(x) for x in operands]
+# --- what can be done at once --------------------------------------------------------------------
 
 
-def _slice_or_index(numbers: NDArray[Any]) -> Any:
-    """Consecutive numbers as a slice, which numpy reads without gathering."""
-    first, last = int(numbers[0]), int(numbers[-1])
-    if last - first + 1 == len(numbers) and (np.diff(numbers) == 1).all():
-        return slice(first, last + 1)
+class Schedule:
+    """The instructions of a program, renumbered so that those of one group are consecutive.
+
+    Attributes:
+        rules: as in the program.
+        size: the number of instructions.
+        first, last, codes: per group, the first of its instructions, the one after its last, and
+            their operation.
+        flows: per group, a bit for each operand that a gradient is wanted of: some input reaches
+            it.
+        operands: per position of an operand, an array with that operand of every instruction.
+        inputs, outputs: as in the program, with the guards' conditions after the outputs.
+        constants: their instructions and their numbers.
+
+    Args:
+        program: of single numbers.
+        window: how many instructions may be reordered at a time; all, if it is not given. A window
+            that fits into the cache keeps what belongs together in it.
+    """
+
+    def __init__(self, program: Program, window: int | None = None) -> None:
+        n = self.size = len(program)
+        self.rules = program.rules
+        operands = _columns(program)
+        levels, reached = _levels(program)
+        flows = np.zeros(n, np.int64)
+        for k, column in enumerate(operands):
+            flowing = np.array([_has_partial(rule, k) for rule in program.rules])
+            flows |= (reached[column] & (column >= 0) & flowing[program.codes]).astype(int) << k
+        key = levels.astype(np.int64) << 32 | program.codes.astype(np.int64) << 16 | flows
+        del levels, reached, flows
+        window = window or max(n, 1)
+        order = np.empty(n, np.int32)
+        for start in range(0, n, window):
+            part = key[start : start + window]
+            order[start : start + window] = start + np.argsort(part, kind="stable")
+        place = np.empty(n, np.int32)
+        place[order] = np.arange(n, dtype=np.int32)
+        key = key[order]
+        changes = np.flatnonzero((np.diff(key) != 0) | (np.arange(1, n) % window == 0)) + 1
+        first = np.concatenate([[0], changes])[: n and None].astype(np.int32)
+        last = np.concatenate([changes, [n]])[: n and None].astype(np.int32)
+        computed = (key[first] >> 16 & 0xFFFF) >= 2
+        self.first, self.last = first[computed], last[computed]
+        self.codes = (key[self.first] >> 16 & 0xFFFF).astype(np.uint16)
+        self.flows = (key[self.first] & 0xFFFF).astype(np.uint16)
+        del key
+        self.operands = [np.where(c >= 0, place[c], -1)[order].astype(np.int32) for c in operands]
+        self.inputs = place[program.inputs]
+        self.outputs = place[program.outputs + [g.condition for g in program.guards]]
+        constants = program.constants
+        numbers = np.fromiter(map(float, constants.values()), np.float64, len(constants))
+        self.constants = place[np.fromiter(constants, np.int64, len(constants))], numbers
+
+
+def _has_partial(rule: Any, k: int) -> bool:
+    return not isinstance(rule, str) and k < rule.arity and rule.partials[k] is not None
+
+
+def _columns(program: Program) -> list[NDArray[np.int32]]:
+    """The operands by their position: -1 for none."""
+    arity = max((r.arity for r in program.rules if not isinstance(r, str)), default=1)
+    columns = [program.operands[:, k] for k in range(min(arity, 3))]
+    if program.details:  # of operations on more than three numbers
+        columns = [np.full(len(program), -1, np.int32) for _ in range(arity)]
+        for k in range(min(arity, 3)):
+            columns[k][:] = program.operands[:, k]
+        for i, detail in program.details.items():
+            for k, j in enumerate(detail.operands):
+                columns[k][i] = j
+    return columns
+
+
+def _levels(program: Program) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Per instruction its level, 0 for inputs and constants; and whether an input reaches it."""
+    n = len(program)
+    levels, reached = np.zeros(n, np.int32), np.zeros(n, np.uint8)
+    reached[program.inputs] = 1
+    level_of, is_reached = memoryview(levels), memoryview(reached)
+    masks = [[_has_partial(rule, k) for k in range(64)] for rule in program.rules]
+    plain = [all(mask[: getattr(r, "arity", 0)]) for mask, r in zip(masks, program.rules, strict=1)]
+    for start in range(0, n, CHUNK):
+        codes = program.codes[start : start + CHUNK].tolist()
+        rows = program.operands[start : start + CHUNK].T.tolist()
+        for i, (code, x, y, z) in enumerate(zip(codes, *rows, strict=True), start):
+            if code < 2:
+                continue
+            if z < 0 <= x and plain[code]:
+                level, reach = level_of[x], is_reached[x]
+                if y >= 0:
+                    if level_of[y] > level:
+                        level = level_of[y]
+                    reach |= is_reached[y]
+            else:
+                of = program.operands_of(i)
+                level = max([level_of[j] for j in of], default=0)
+                reach = any(is_reached[j] and some for j, some in zip(of, masks[code], strict=0))
+            level_of[i] = level + 1
+            is_reached[i] = reach
+    return levels, reached.astype(bool)
+
+
+# --- groups, on given arrays ---------------------------------------------------------------------
+
+
+def _slice_or_index(numbers: Numbers) -> Any:
+    """Numbers at equal distances as a slice, which numpy reads without gathering."""
+    first, step = int(numbers[0]), int(numbers[1] - numbers[0]) if len(numbers) > 1 else 1
+    if step > 0 and (len(numbers) < 3 or (np.diff(numbers) == step).all()):
+        return slice(first, int(numbers[-1]) + 1, step)
     return numbers.astype(np.intp)
 
 
-def levels_of(program: Program) -> NDArray[np.int32]:
-    """Per instruction its level; 0 for inputs and constants."""
-    levels = [0] * len(program)
-    operands = program.operands.tolist()
-    for i, code in enumerate(program.codes.tolist()):
-        if code >= 2:
-            x, y, z = operands[i]
-            level = levels[x]
-            if y >= 0 and levels[y] > level:
-                level = levels[y]
-            if z >= 0 and levels[z] > level:
-                level = levels[z]
-            levels[i] = level + 1
-    return np.array(levels, np.int32)
+class _Shared:
+    """Places of which some occur repeatedly: what is added there is summed up first."""
+
+    __slots__ = ("inverse", "size", "unique")
+
+    def __init__(self, numbers: Numbers) -> None:
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        self.unique, self.inverse = _slice_or_index(unique), inverse.astype(np.intp)
+        self.size = len(unique)
+
+    def sums(self, share: Floats) -> Floats:
+        """Per place the sum, in order: by this, rows of a batch have the bits of single runs."""
+        if share.ndim == 1:
+            return np.bincount(self.inverse, share, self.size)
+        rows = share.shape[1]
+        index = self.inverse[:, None] * rows + np.arange(rows)
+        total = np.bincount(index.ravel(), share.ravel(), self.size * rows)
+        return total.reshape(self.size, rows)
+
+
+class _Group:
+    """Instructions of one level and operation, at most a `CHUNK` of them."""
+
+    __slots__ = ("flows", "operands", "results", "rule", "targets")
+
+    def __init__(self, rule: Any, first: int, last: int, flows: int, of: list[Numbers]) -> None:
+        self.rule = rule
+        self.results = slice(first, last)
+        self.flows = [k for k in range(rule.arity) if flows >> k & 1]
+        self.operands = [_slice_or_index(x) for x in of]
+        self.targets: list[Any] = []
+        for k in self.flows:
+            where = self.operands[k]
+            if not isinstance(where, slice) and len(np.unique(where)) < len(where):
+                where = _Shared(where)
+            self.targets.append(where)
+
+    def forward(self, values: Floats, spare: list[Floats]) -> Do:
+        """What computes the results."""
+        gathers, operands = self._gathered(values, spare, range(self.rule.arity))
+        results, value = values[self.results], self.rule.value
+        ufunc = getattr(np, self.rule.name, None)
+        if isinstance(ufunc, np.ufunc) and RULES.get(self.rule.name) is self.rule:
+
+            def call() -> None:
+                for index, out in gathers:
+                    values.take(index, 0, out, "clip")
+                ufunc(*operands, results)
+        else:
+
+            def call() -> None:
+                for index, out in gathers:
+                    values.take(index, 0, out, "clip")
+                results[...] = value(arrays, *operands)
+
+        return call
+
+    def backward(self, values: Floats, adjoints: Floats, spare: list[Floats]) -> Iterator[Do]:
+        """What adds to the adjoints of the operands, one after the other."""
+        g, result = adjoints[self.results], values[self.results]
+        product = spare[-1][: len(g)]
+        for k, target in zip(self.flows, self.targets, strict=True):
+            add, partial = _adder(adjoints, target, spare[-2]), self.rule.partials[k]
+            if not callable(partial):
+                yield _constant(partial, g, product, add)
+            elif self.rule is RULES["multiply"]:
+                gathers, (other,) = self._gathered(values, spare, [1 - k])
+                yield _scaled(values, gathers, g, other, product, add)
+            else:
+                gathers, operands = self._gathered(values, spare, range(self.rule.arity))
+                yield _by_rule(values, gathers, g, partial, operands, result, add)
+
+    def _gathered(self, values: Floats, spare: list[Floats], wanted: Sequence[int]) -> Any:
+        """Operands as views, of the values or of spare memory; and what to gather there."""
+        gathers, operands = [], []
+        for k in wanted:
+            where = self.operands[k]
+            if isinstance(where, slice):
+                operands.append(values[where])
+            else:
+                operands.append(spare[k][: len(where)])
+                gathers.append((where, operands[-1]))
+        return gathers, operands
+
+
+def _adder(adjoints: Floats, target: Any, spare: Floats) -> Callable[[Floats], None]:
+    """What adds numbers to the adjoints at a target."""
+    if isinstance(target, _Shared):
+        add = _adder(adjoints, target.unique, spare)
+        return lambda share: add(target.sums(share))
+    if isinstance(target, slice):
+        view = adjoints[target]
+
+        def to_slice(share: Floats) -> None:
+            np.add(view, share, view)
+
+        return to_slice
+    sofar = spare[: len(target)]
+
+    def to_index(share: Floats) -> None:
+        adjoints.take(target, 0, sofar, "clip")
+        np.add(sofar, share, sofar)
+        adjoints[target] = sofar
+
+    return to_index
+
+
+def _constant(partial: Any, g: Floats, product: Floats, add: Callable[[Floats], None]) -> Do:
+    if partial == 1.0:
+        return lambda: add(g)
+    return lambda: add(np.multiply(g, partial, product))
+
+
+def _scaled(
+    values: Floats, gathers: Any, g: Floats, other: Floats, product: Floats, add: Any
+) -> Do:
+    flat = product.reshape(-1)
+
+    def call() -> None:
+        for index, out in gathers:
+            values.take(index, 0, out, "clip")
+        np.multiply(g, other, product)
+        total = flat.dot(flat)
+        if total != total:  # as in `arrays.azmul`
+            product[g == 0] = 0.0
+        add(product)
+
+    return call
+
+
+def _by_rule(
+    values: Floats, gathers: Any, g: Floats, partial: Any, operands: Any, result: Floats, add: Any
+) -> Do:
+    def call() -> None:
+        for index, out in gathers:
+            values.take(index, 0, out, "clip")
+        add(arrays.azmul(g, partial(arrays, *operands, result)))
+
+    return call
+
+
+class _OneByOne:
+    """A stretch of instructions too few of a kind for numpy.
+
+    Those whose rule gives other bits for floats are computed as arrays, of one element.
+    """
+
+    __slots__ = ("first", "last", "schedule")
+
+    def __init__(self, schedule: Schedule, first: int, last: int) -> None:
+        self.schedule = schedule
+        self.first, self.last = first, last  # groups
+
+    def _instructions(self, reverse: bool) -> Iterator[tuple[Any, int, int, list[int]]]:
+        schedule = self.schedule
+        columns = [memoryview(c) for c in schedule.operands]
+        part = slice(self.first, self.last)
+        groups: Any = zip(
+            memoryview(schedule.codes)[part],
+            memoryview(schedule.flows)[part],
+            memoryview(schedule.first)[part],
+            memoryview(schedule.last)[part],
+            strict=True,
+        )
+        if reverse:
+            groups = reversed(list(groups))
+        for code, flows, first, last in groups:
+            rule = schedule.rules[code]
+            of = columns[: rule.arity]
+            for i in range(first, last):
+                yield rule, flows, i, [column[i] for column in of]
+
+    def forward(self, values: Floats) -> None:
+        """Compute the results."""
+        single: Any = memoryview(values) if values.ndim == 1 else None
+        for rule, _, i, of in self._instructions(False):
+            if single is None:
+                values[i] = rule.value(arrays, *[values[j] for j in of])
+            elif rule in _EXACT:
+                single[i] = rule.value(floats, *[single[j] for j in of])
+            else:
+                values[i : i + 1] = rule.value(arrays, *[values[j : j + 1] for j in of])
+
+    def backward(self, values: Floats, adjoints: Floats) -> None:
+        """Add to the adjoints of the operands."""
+        single = values.ndim == 1
+        given: Any = memoryview(values) if single else values
+        sums: Any = memoryview(adjoints) if single else adjoints
+        for rule, flows, i, of in self._instructions(True):
+            if not flows:
+                continue
+            g, operands, result, m = sums[i], None, None, floats if single else arrays
+            for k, partial in enumerate(rule.partials):
+                if not flows >> k & 1:
+                    continue
+                j = of[k]
+                if not callable(partial):
+                    sums[j] = sums[j] + (g if partial == 1.0 else g * partial)
+                    continue
+                if operands is None:
+                    if single and rule not in _EXACT:
+                        m = arrays
+                        operands, result = [values[j : j + 1] for j in of], values[i : i + 1]
+                    else:
+                        operands, result = [given[j] for j in of], given[i]
+                share = m.azmul(g, partial(m, *operands, result))
+                sums[j] = sums[j] + (share if m is floats or not single else share.item())
+
+
+class _Machine:
+    """The groups on arrays of their own: per instruction a number, or one for each row."""
+
+    def __init__(self, schedule: Schedule, parts: list[_Group | _OneByOne], rows: Any) -> None:
+        shape = () if rows is None else (rows,)
+        self.schedule = schedule
+        self.values = np.zeros((schedule.size, *shape))
+        self.adjoints = np.zeros((schedule.size, *shape))
+        where, numbers = schedule.constants
+        self.values[where] = numbers if rows is None else numbers[:, None]
+        widest = max((p.results.stop - p.results.start for p in parts if type(p) is _Group), default=0)
+        spare = [np.empty((widest, *shape)) for _ in range(len(schedule.operands) + 2)]
+        self.forward_calls: list[Do] = []
+        self.backward_calls: list[Do] = []
+        for part in parts:
+            if isinstance(part, _Group):
+                self.forward_calls.append(part.forward(self.values, spare))
+                self.backward_calls += part.backward(self.values, self.adjoints, spare)
+            else:
+                self._add(part)
+        self.backward_calls.reverse()
+
+    def _add(self, part: _OneByOne) -> None:
+        self.forward_calls.append(lambda: part.forward(self.values))
+        self.backward_calls.append(lambda: part.backward(self.values, self.adjoints))
+
+    def forward(self, inputs: Any) -> Floats:
+        """The outputs, and then the guards' conditions."""
+        self.values[self.schedule.inputs] = inputs
+        for call in self.forward_calls:
+            call()
+        return self.values[self.schedule.outputs]
+
+    def backward(self) -> Floats:
+        """After `forward`: the gradient of the first output by every input."""
+        self.adjoints.fill(0.0)
+        self.adjoints[self.schedule.outputs[0]] = 1.0
+        for call in self.backward_calls:
+            call()
+        return self.adjoints[self.schedule.inputs]
+
+
+# --- the engine ----------------------------------------------------------------------------------
 
 
 class Runner:
@@ -61,59 +414,92 @@ class Runner:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        levels = levels_of(program)
-        # Renumbered so that each group is consecutive: its results are a slice.
-        order = np.lexsort((program.codes, levels))
-        place = np.empty(len(program), np.int64)
-        place[order] = np.arange(len(program))
-        codes, operands = program.codes[order], program.operands[order]
-        operands = np.where(operands >= 0, place[operands], -1)
-        self.inputs = place[program.inputs]
-        self.outputs = place[program.outputs + [g.condition for g in program.guards]]
-        self.root = int(place[program.outputs[0]]) if program.outputs else 0
-        self.start = np.zeros(len(program))
-        for i, x in program.constants.items():
-            self.start[place[i]] = float(x)
-        keys = levels[order].astype(np.int64) * 65536 + codes
-        cuts = np.flatnonzero(np.diff(keys)) + 1
-        self.groups = []
-        for members in np.split(np.arange(len(program)), cuts):
-            if len(members) and codes[members[0]] >= 2:
-                rule = program.rules[codes[members[0]]]
-                of = [operands[members, k] for k in range(rule.arity)]
-                self.groups.append(_Group(rule, members, of))
+        self.schedule = Schedule(program)
+        self.parts = list(_parts_of(self.schedule))
+        self._machine = _Machine(self.schedule, self.parts, None)
+        self._batches: _Machine | None = None
 
     @np.errstate(all="ignore")
     def values(self, inputs: Sequence[float]) -> Floats:
         """The outputs, and then the guards' conditions."""
-        return self._forward(inputs)[self.outputs]
+        return self._machine.forward(inputs)
 
     @np.errstate(all="ignore")
     def value_and_gradient(self, inputs: Sequence[float]) -> tuple[Floats, Floats]:
         """The same, and the gradient of the first output by every input."""
-        values = self._forward(inputs)
-        adjoints = np.zeros(len(values))
-        adjoints[self.root] = 1.0
-        for group in reversed(self.groups):
-            g = adjoints[group.results]
-            operands = [values[x] for x in group.operands]
-            result = values[group.results]
-            for k, partial in enumerate(group.rule.partials):
-                if partial is None:
-                    continue
-                if callable(partial):
-                    share = arrays.azmul(g, partial(arrays, *operands, result))
-                else:
-                    share = g if partial == 1.0 else g * partial
-                if group.single[k]:
-                    adjoints[group.operands[k]] += share
-                else:
-                    np.add.at(adjoints, group.operands[k], share)
-        return values[self.outputs], adjoints[self.inputs]
+        results = self._machine.forward(inputs)
+        return results, self._machine.backward()
 
-    def _forward(self, inputs: Sequence[float]) -> Floats:
-        values = self.start.copy()
-        values[self.inputs] = inputs
-        for group in self.groups:
-            values[group.results] = group.rule.value(arrays, *[values[x] for x in group.operands])
-        return values
+    @np.errstate(all="ignore")
+    def batch(
+        self, inputs: Any, *, gradients: bool = True, sum_gradients: bool = False, threads: int = 1
+    ) -> tuple[Floats, Floats | None]:
+        """Many runs at once, one per row.
+
+        Args:
+            inputs: an array (rows, inputs), or per input a number, for all rows, or a column.
+            gradients: compute them.
+            sum_gradients: add them up over the rows. Leave out rows that come out otherwise at a
+                guard: they are in the sum.
+            threads: there is one, whatever is asked for.
+
+        Returns:
+            The outputs and then the guards' conditions, (rows, n); and the gradients of the first
+            output, (rows, inputs) or summed up, (inputs,), or None.
+        """
+        shared, columns, rows = table(inputs, len(self.program.inputs))
+        schedule, n = self.schedule, len(shared)
+        results = np.empty((rows, len(schedule.outputs)))
+        size = max(1, min(1024, rows, (1 << 18) // max(schedule.size, 1)))
+        if self._batches is None or self._batches.values.shape[1] != size:
+            self._batches = _Machine(schedule, self.parts, size)
+        machine = self._batches
+        total = None
+        if gradients:
+            total = np.zeros(n) if sum_gradients else np.empty((rows, n))
+        block = np.repeat(shared[:, None], size, axis=1)
+        for start in range(0, rows, size):
+            count = min(size, rows - start)
+            for k, column in columns:
+                block[k, :count] = column[start : start + count]
+                block[k, count:] = block[k, 0]
+            results[start : start + count] = machine.forward(block)[:, :count].T
+            if total is not None and sum_gradients:
+                total += machine.backward()[:, :count].sum(axis=1)
+            elif total is not None:
+                total[start : start + count] = machine.backward()[:, :count].T
+        return results, total
+
+
+def table(inputs: Any, n: int) -> tuple[Floats, list[tuple[int, Floats]], int]:
+    """Inputs of a batch: those that are the same for all rows; the others; how many rows."""
+    if isinstance(inputs, np.ndarray) and inputs.ndim == 2:
+        each: list[Any] = list(inputs.T)
+    else:
+        each = [np.asarray(x, np.float64) for x in inputs]
+    if len(each) != n:
+        raise ValueError(f"the program has {n} inputs, got {len(each)}")
+    lengths = {len(x) for x in each if x.ndim}
+    if len(lengths) != 1 or any(x.ndim > 1 for x in each):
+        raise ValueError(f"columns of one length are expected, got lengths {sorted(lengths)}")
+    shared = np.array([0.0 if x.ndim else float(x) for x in each])
+    return shared, [(k, x) for k, x in enumerate(each) if x.ndim], lengths.pop()
+
+
+def _parts_of(schedule: Schedule) -> Iterator[_Group | _OneByOne]:
+    """Groups, and what is between them."""
+    sizes = schedule.last - schedule.first
+    exact = np.array([rule in _EXACT for rule in schedule.rules], bool)[schedule.codes]
+    wide = sizes >= np.where(exact, FEW, 2)
+    start = 0
+    for g in np.flatnonzero(wide).tolist():
+        if g > start:
+            yield _OneByOne(schedule, start, g)
+        start = g + 1
+        rule, flows = schedule.rules[schedule.codes[g]], int(schedule.flows[g])
+        for first in range(int(schedule.first[g]), int(schedule.last[g]), CHUNK):
+            last = min(first + CHUNK, int(schedule.last[g]))
+            of = [column[first:last] for column in schedule.operands[: rule.arity]]
+            yield _Group(rule, first, last, flows, of)
+    if start < len(sizes):
+        yield _OneByOne(schedule, start, len(sizes))
