@@ -27,8 +27,23 @@ LAYERS = [
 ]
 COMMANDS = {"cli", "tour"}
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
+# Ways of running a program that need a package of their own, and are imported when asked for.
+ENGINES = {
+    "replay.kernels": {"numba"},
+    "replay.scalar_numba": {"numba"},
+    "replay.jax_engine": {"jax"},
+}
 NO_NUMPY = {"recording", "hooks", "graph", "rules", "floats", "value"}
-ONLY_WHEN_ASKED_FOR = {"graphviz", "pygraphviz", "sklearn", "tqdm", "scipy", "matplotlib"}
+ONLY_WHEN_ASKED_FOR = {
+    "graphviz",
+    "pygraphviz",
+    "sklearn",
+    "tqdm",
+    "scipy",
+    "matplotlib",
+    "numba",
+    "jax",
+}
 
 
 def modules():
@@ -144,14 +159,20 @@ def test_only_the_command_line_imports_the_pictures(name):
 @every_module
 def test_optional_packages_are_imported_only_when_asked_for(name):
     top_level = {target.split(".")[0] for target, at_top in imports_of(name) if at_top}
-    assert not top_level & ONLY_WHEN_ASKED_FOR
+    assert not (top_level & ONLY_WHEN_ASKED_FOR) - ENGINES.get(name, set())
 
 
 @every_module
 def test_the_engine_imports_numpy_and_the_standard_library_only(name):
     foreign = {target.split(".")[0] for target, at_top in imports_of(name) if at_top}
     foreign -= {"tinygrad_bp", "__future__"} | set(sys.stdlib_module_names)
-    assert foreign <= {"numpy"}
+    assert foreign <= {"numpy"} | ENGINES.get(name, set())
+
+
+@every_module
+def test_engines_with_needs_of_their_own_are_imported_late(name):
+    early = {resolve(target) for target, at_top in imports_of(name) if at_top}
+    assert name in ENGINES or not early & ENGINES.keys()
 
 
 @pytest.mark.parametrize("name", sorted(NO_NUMPY))

@@ -73,7 +73,6 @@ class count_operations(_Block, Observer):
     def __init__(self) -> None:
         self.counts = Counts()
         self._m = _Counting(self.counts)
-        self._met: set[Any] = set()
 
     def _observers(self, outer: tuple[Observer, ...]) -> tuple[Observer, ...]:
         return (*outer, self)
@@ -108,17 +107,16 @@ class count_operations(_Block, Observer):
                     with np.errstate(all="ignore"):
                         partial(self._m, *counted)
 
-    def swept(self, step: Step) -> None:
+    def swept(self, step: Step, reached: set[Any]) -> None:
         """Count a visit of the sweep: local derivatives, products with them, and sums."""
         node, gradient, edges = step
-        if node not in self._met:  # the root of a sweep
-            self._met = {node}
         if isinstance(gradient, Node):
             return  # operations like any other, which were counted when they ran
+        now: set[Any] = set()
         for parent, local, contribution in edges:
-            if parent in self._met:
+            if parent in reached or parent in now:
                 self.counts.additions += int(np.size(contribution))
-            self._met.add(parent)
+            now.add(parent)
             self._product(node, local, self._counted(gradient))
 
     def _product(self, node: Any, local: Any, g: Any) -> None:
@@ -156,12 +154,16 @@ class _Counted(np.ndarray[Any, Any]):
             self.counts = origin.counts
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        result = getattr(ufunc, method)(*map(_plain, inputs), **options)
-        if ufunc in (np.add, np.subtract, np.negative):
-            self.counts.additions += int(np.size(result))
-        elif ufunc in (np.multiply, np.true_divide):
-            self.counts.multiplications += int(np.size(result))
+        plain = [_plain(x) for x in inputs]
+        if options.get("out") is not None:
+            options["out"] = tuple(map(_plain, options["out"]))
+        result = getattr(ufunc, method)(*plain, **options)
+        reduction = _REDUCTIONS.get(ufunc) if method == "reduce" else None
+        _Counting(self.counts)._count(reduction or ufunc.__name__, plain, result)
         return _wrapped(result, self.counts)
+
+
+_REDUCTIONS: dict[Any, str] = {np.add: "sum", np.multiply: "prod"}
 
 
 def _wrapped(x: Any, counts: Counts) -> Any:
@@ -171,6 +173,8 @@ def _wrapped(x: Any, counts: Counts) -> Any:
 
 
 def _plain(x: Any) -> Any:
+    if type(x) in (list, tuple):  # operands, or an index
+        return type(x)(map(_plain, x))
     return x.view(np.ndarray) if isinstance(x, _Counted) else x
 
 
@@ -184,21 +188,20 @@ class _Counting:
         function = getattr(arrays, name)
 
         def counted(*arguments: Any, **options: Any) -> Any:
-            plain = [
-                [_plain(x) for x in a] if isinstance(a, (list, tuple)) else _plain(a)
-                for a in arguments
-            ]
+            plain = [_plain(a) for a in arguments]
             result = function(*plain, **options)
-            self._count(name, plain, result)
+            self._count(name, plain, result, options.get("axis", (*plain, None, None)[1]))
             return _wrapped(result, self.counts)
 
         return counted
 
-    def _count(self, name: str, arguments: Sequence[Any], result: Any) -> None:
+    def _count(self, name: str, arguments: Sequence[Any], result: Any, axis: Any = None) -> None:
         counts, size = self.counts, int(np.size(result))
         if name in _ELEMENTARY:
             counts.calls[name] += size
-        elif name in ("divide", "azmul"):
+        elif name in ("add", "subtract", "negative"):
+            counts.additions += size
+        elif name in ("multiply", "divide", "square", "reciprocal", "azmul"):
             counts.multiplications += size
         elif name == "matmul":
             length = arguments[0].shape[-1]
@@ -208,10 +211,11 @@ class _Counting:
             products, sums = _of_einsum(*arguments)
             counts.multiplications += products
             counts.additions += sums
-        elif name in ("sum", "cumsum"):
-            counts.additions += max(int(np.size(arguments[0])) - size, 0) or (
-                size - size // max(np.shape(result)[-1], 1) if name == "cumsum" and size else 0
-            )
+        elif name == "sum":
+            counts.additions += max(int(np.size(arguments[0])) - size, 0)
+        elif name == "cumsum":
+            along = np.shape(result)[0 if axis is None else axis]
+            counts.additions += size - size // along if along else 0
         elif name == "prod":
             counts.multiplications += max(int(np.size(arguments[0])) - size, 0)
         elif name == "scatter" and not _is_basic(arguments[1]):
@@ -237,5 +241,5 @@ def _of_einsum(subscripts: str, *operands: NDArray[Any]) -> tuple[int, int]:
 
 def _is_basic(index: Any) -> bool:
     """Whether an index takes no element twice: integers and slices."""
-    parts = index if isinstance(index, (list, tuple)) else (index,)
+    parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts)

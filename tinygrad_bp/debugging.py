@@ -8,6 +8,7 @@ and at every contribution of a backward sweep, and stops at the first that is no
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from tinygrad_bp.graph import Node, Step
 from tinygrad_bp.recording import Label, Observer, _Mode, current_state, resolve
 
-_NOT_THE_USERS = (str(Path(__file__).parent), str(Path(np.__file__).parent))
+_NOT_THE_USERS = tuple(str(Path(file).parent) + os.sep for file in (__file__, np.__file__))
 
 
 class detect_anomaly(_Mode, Observer):
@@ -66,24 +67,29 @@ class detect_anomaly(_Mode, Observer):
         if not found:
             return
         names = [x.label if isinstance(x, Node) else "" for x in operands]
+        is_found = np.isnan if found == "nan" else np.isinf
+        new = is_found(result)  # and not given
+        for x in data:
+            given = np.isnan(x) | is_found(x)
+            new = new & ~(given if hasattr(rule, "partials") else given.any())
+        if new.any():
+            at = _first(new)
+            raise FloatingPointError(
+                f"{rule.name}{_arguments(names, data, result, rule, at)} made the first {found}"
+                f"{_place_in_array(at)}{_scope_here()}{_line_of_user()}"
+            )
         for name, x in zip(names, data, strict=True):
-            if np.isnan(x).any() or (found == "inf" and np.isinf(x).any()):
-                if found == "inf":
-                    return  # it was given, and is not news
+            if found == "nan" and np.isnan(x).any():
                 raise FloatingPointError(
                     f"nan came into {rule.name} with {name or 'an operand'}"
                     f"{_scope_here()}{_line_of_user()}"
                 )
-        raise FloatingPointError(
-            f"{rule.name}{_arguments(names, data, result, rule)} made the first {found}"
-            f"{_place_in_array(result)}{_scope_here()}{_line_of_user()}"
-        )
 
     def recorded(self, node: Any) -> None:
         """Note the line that made a node."""
         node._place = Label("", node.scope, _line_of_user())
 
-    def swept(self, step: Step) -> None:
+    def swept(self, step: Step, reached: set[Any]) -> None:
         """Look at a visit of the sweep: the node's gradient, and what it hands on."""
         node, gradient, edges = step
         if isinstance(gradient, Node):
@@ -94,14 +100,16 @@ class detect_anomaly(_Mode, Observer):
                 f"the gradient of {_described(node)} is {found}: the sweep was started with it, or "
                 "contributions to it added up to it"
             )
-        for number, (parent, local, contribution) in enumerate(edges):
+        numbers = [i for i, local in enumerate(node.locals) if local is not None]
+        for number, (parent, local, contribution) in zip(numbers, edges, strict=True):
             found = self._trouble(contribution)
             if found:
+                at = _first(np.isnan(contribution) if found == "nan" else np.isinf(contribution))
                 by = parent.label or f"its operand {number}"
                 slope = f" (local derivative {local:.6g})" if isinstance(local, float) else ""
                 raise FloatingPointError(
                     f"the backward sweep made the first {found} at {_described(node)}, in the "
-                    f"derivative by {by}{slope}{_place_in_array(contribution)}"
+                    f"derivative by {by}{slope}{_place_in_array(at)}"
                     f"{node.line or '; it was recorded outside of detect_anomaly()'}"
                 )
 
@@ -126,20 +134,21 @@ def _scope_here() -> str:
     return f", in scope {scope.path}" if scope is not None and scope.path else ""
 
 
-def _first(x: Any) -> tuple[int, ...]:
-    """Where the first number that is not finite stands."""
-    return tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+def _first(trouble: Any) -> tuple[int, ...]:
+    """Where the first True stands."""
+    return tuple(int(i) for i in np.argwhere(trouble)[0])
 
 
-def _place_in_array(x: Any) -> str:
-    return f" at index {list(_first(x))}" if np.ndim(x) else ""
+def _place_in_array(at: tuple[int, ...]) -> str:
+    return f" at index {list(at)}" if at else ""
 
 
-def _arguments(names: Sequence[str], data: Sequence[Any], result: Any, rule: Any) -> str:
+def _arguments(
+    names: Sequence[str], data: Sequence[Any], result: Any, rule: Any, at: tuple[int, ...]
+) -> str:
     """The operands at the place of trouble, `(x = -1, 2)`; empty for operations that mix places."""
     if not hasattr(rule, "partials"):
         return ""
-    at = _first(result)
     numbers = [np.broadcast_to(x, np.shape(result))[at] for x in data]
     parts = [f"{n} = {x:.6g}" if n else f"{x:.6g}" for n, x in zip(names, numbers, strict=True)]
     return f"({', '.join(parts)})"

@@ -17,7 +17,6 @@ from tinygrad_bp import array_rules, arrays, floats
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.derivatives import Elementwise
 from tinygrad_bp.graph import MORE, Node, gradients, topological_order
-from tinygrad_bp.hooks import copy_hooks
 from tinygrad_bp.recording import enable_grad
 from tinygrad_bp.rules import RULES, Rule
 from tinygrad_bp.tensor import Tensor
@@ -150,7 +149,6 @@ class _Twin(Node):
         self.original: Any = node
         self._grad, self._place, self.rule = None, node._place, None
         self.x = self.dx = self.y = self.dy = None
-        copy_hooks(node, self)
 
     def _arithmetic(self) -> Any:
         return self.original._arithmetic()

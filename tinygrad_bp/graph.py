@@ -20,8 +20,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from tinygrad_bp.hooks import Hook, HookHandle, hooked, hooks
-from tinygrad_bp.recording import Label, Scope, current_state, observers_of
+from tinygrad_bp.hooks import Hook, HookHandle, any_hooks, hooked, hooks_of
+from tinygrad_bp.recording import Label, Observer, Scope, current_state, observers_of
 
 # --- nodes --------------------------------------------------------------------------------------
 
@@ -111,8 +111,9 @@ class Node:
     def label(self, text: str) -> None:
         if not isinstance(text, str):
             raise TypeError(f"label must be a str, got {type(text).__name__}")
-        line = self.line
-        self._place = Label(text, self.scope, line) if text or line else self.scope
+        line, hooks = self.line, hooks_of(self)
+        needed = text or line or hooks
+        self._place = Label(text, self.scope, line, hooks) if needed else self.scope
 
     @property
     def line(self) -> str:
@@ -257,10 +258,9 @@ def _walk(
         flight = dict.fromkeys(order)
     flight[root] = seed
     leaves: list[Node] = []
-    watched_for = hooks or None
     for node in reversed(order):
         g = flight[node]
-        if watched_for is not None and node in watched_for:
+        if any_hooks and type(node._place) is Label:
             g = flight[node] = hooked(node, g)
         dx, dy = node.dx, node.dy
         if dx is not None:
@@ -316,11 +316,13 @@ def sweep(root: Node, gradient: Any = None) -> Iterator[Step]:
 def _each(steps: Iterator[Step], root: Node) -> Iterator[Step]:
     # Not one `with` around all: it would reach into the code that the steps are yielded to.
     shown = root._shown
+    reached: set[Node] = set()
     while True:
         with root._arithmetic():
             step = next(steps, None)
-        if step is None:
-            return
+            if step is None:
+                return
+            _tell(observers_of(current_state()), step, reached)
         edges = (Edge(parent, local, shown(c)) for parent, local, c in step.edges)
         yield Step(step.node, shown(step.gradient), tuple(edges))
 
@@ -345,13 +347,18 @@ def _swept(root: Node, seed: Any, leaves_only: bool, order: list[Node] | None = 
     """The whole sweep at once, under the eyes of those who look on."""
     observers = observers_of(current_state())
     steps = _walk(root, seed, bool(observers), leaves_only, order)
+    reached: set[Node] = set()
     try:
         while True:
-            step = next(steps)
-            for observer in observers:
-                observer.swept(step)
+            _tell(observers, next(steps), reached)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+def _tell(observers: Sequence[Observer], step: Step, reached: set[Node]) -> None:
+    for observer in observers:
+        observer.swept(step, reached)
+    reached.update(edge.parent for edge in step.edges)
 
 
 _commit_lock = threading.Lock()

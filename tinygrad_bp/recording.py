@@ -48,15 +48,23 @@ class Scope:
 class Label:
     """The name that was given to one node, with the scope in which the node was made.
 
-    `line` is the line of the program that made the node, where that was asked for.
+    `line` is the line of the program that made the node, where that was asked for; `hooks` are the
+    node's, by number.
     """
 
-    __slots__ = ("line", "scope", "text")
+    __slots__ = ("hooks", "line", "scope", "text")
 
-    def __init__(self, text: str, scope: Scope, line: str = "") -> None:
+    def __init__(
+        self,
+        text: str,
+        scope: Scope,
+        line: str = "",
+        hooks: dict[int, Callable[[Any], Any]] | None = None,
+    ) -> None:
         self.text = text
         self.scope = scope
         self.line = line
+        self.hooks = hooks
 
 
 class Observer:
@@ -76,8 +84,8 @@ class Observer:
     def recorded(self, node: Any) -> None:
         """The operation was recorded as this node."""
 
-    def swept(self, step: Any) -> None:
-        """A backward sweep has visited a node."""
+    def swept(self, step: Any, reached: set[Any]) -> None:
+        """A backward sweep has visited a node; `reached` are those it handed to before."""
 
 
 class _Special:
@@ -210,18 +218,21 @@ class _Mode(_Block):
             raise TypeError(
                 f"{type(self).__name__}() cannot decorate a generator function; use it in its body"
             )
+        fresh = copy.copy(self)
+        if hasattr(fresh, "_inner"):  # decorated within the block itself
+            del fresh._inner
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def coroutine_in_block(*args: Any, **kwargs: Any) -> Any:
-                with copy.copy(self):
+                with copy.copy(fresh):
                     return await function(*args, **kwargs)
 
             return coroutine_in_block  # type: ignore[return-value]
 
         @functools.wraps(function)
         def in_block(*args: Any, **kwargs: Any) -> Any:
-            with copy.copy(self):
+            with copy.copy(fresh):
                 return function(*args, **kwargs)
 
         return in_block  # type: ignore[return-value]

@@ -62,7 +62,7 @@ class Rule:
         parameters = list(signature.parameters.values())[1:]
         self.__signature__ = signature.replace(parameters=parameters)
         self.value = value
-        self.partials = partials
+        self.partials = tuple(float(p) if isinstance(p, Real) else p for p in partials)
         self.name = self.__name__ = value.__name__
         self.__doc__, self.__module__ = value.__doc__, value.__module__
         self.arity = len(parameters)
@@ -129,7 +129,7 @@ def elementwise(
     The partials come in the order of the operands; `Rule` explains the rest. The rule is entered in
     the table, if there is one.
     """
-    domains = (domain,) if isinstance(domain[0], float) else domain
+    domains: Any = (domain,) if isinstance(domain[0], Real) else domain
 
     def decorate(value: Callable[..., Any]) -> Rule:
         rule = Rule(

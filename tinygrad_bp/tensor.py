@@ -24,7 +24,7 @@ from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
 from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
-from tinygrad_bp.recording import ROOT, Observer, Scope, current_state, observers_of, resolve
+from tinygrad_bp.recording import ROOT, Label, Observer, Scope, current_state, observers_of, resolve
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.value import Value
 
@@ -599,7 +599,7 @@ class Tensor(Node):
     def detach(self) -> Tensor:
         """A constant of the same values: no gradient flows through it."""
         constant = _untracked(self._read())
-        constant._place = self._place
+        constant._place = Label(self.label, self.scope) if self.label else self.scope
         return constant
 
     def _shown(self, x: Any) -> Any:
