@@ -62,7 +62,7 @@ class Module:
 
     def parameters(self) -> list[Parameter]:
         """The parameters: Tensors, or arrays of Values in the scalar view."""
-        return [parameter for _, parameter in self.named_parameters()]
+        return [leaf for _, leaf in _leaves(self, "", set()) if leaf.requires_grad]
 
     def zero_grad(self) -> None:
         """Forget the gradient of every parameter."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from tinygrad_bp.differentiable import gradients_of
 from tinygrad_bp.graph import UNTRACKED
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.replay import array_numpy, scalar_numpy
+from tinygrad_bp.replay.gather import gathered
 from tinygrad_bp.replay.passes import optimized
 from tinygrad_bp.replay.program import Program
 from tinygrad_bp.replay.tracing import (
@@ -42,6 +44,7 @@ def compile(
     *,
     argnums: int | Sequence[int] = 0,
     on_branch: OnBranch = "record",
+    optimize: bool = True,
 ) -> Any:
     """Record a function at its first call, and replay the record at later ones.
 
@@ -57,6 +60,9 @@ def compile(
         argnums: by which arguments `value_and_grad` differentiates.
         on_branch: what to do where Python's `if` would now go another way: "record" that way too,
             or "raise".
+        optimize: whether the products of an unrolled network may be gathered into few large ones.
+            Their sums are then taken in another order, so that results differ in rounding; without
+            it, a program of arrays gives every bit that the function itself gives.
 
     Returns:
         A `Compiled`. Calling it gives the function's value; it has `value_and_grad` and `backward`.
@@ -73,10 +79,10 @@ def compile(
     if on_branch not in ("record", "raise"):
         raise ValueError(f"on_branch: expected 'record' or 'raise', got {on_branch!r}")
     if function is None:
-        return functools.partial(compile, argnums=argnums, on_branch=on_branch)
+        return functools.partial(compile, argnums=argnums, on_branch=on_branch, optimize=optimize)
     if not callable(function):
         raise TypeError(f"function: expected something to call, got {type(function).__name__}")
-    return Compiled(function, argnums, on_branch)
+    return Compiled(function, argnums, on_branch, optimize)
 
 
 class Compiled:
@@ -87,14 +93,18 @@ class Compiled:
             branches of its code, once.
     """
 
-    def __init__(self, f: Callable[..., Any], argnums: Any, on_branch: OnBranch) -> None:
+    def __init__(
+        self, f: Callable[..., Any], argnums: Any, on_branch: OnBranch, optimize: bool
+    ) -> None:
         functools.update_wrapper(self, f, updated=())
         self.f = f
         self.name = getattr(f, "__name__", type(f).__name__)
         self.argnums = argnums
         self.on_branch = on_branch
+        self.optimize = optimize
         self.recordings = 0
         self._kept: OrderedDict[Any, list[_Recording]] = OrderedDict()
+        self._modules: dict[int, _Parameters] = {}
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any) -> Any:
@@ -130,7 +140,7 @@ class Compiled:
         leaves: list[Any] = []
         key: list[Any] = [mode]
         for arg in args:
-            _take_apart(arg, leaves, key, mode == "backward")
+            _take_apart(arg, leaves, key, mode == "backward", self._modules)
         with self._lock:
             recordings = self._kept.setdefault(tuple(key), [])
             for recording in recordings:
@@ -141,7 +151,7 @@ class Compiled:
             if recordings and self.on_branch == "raise":
                 raise RuntimeError(f"{self.name}: {recordings[-1].diverged(leaves)}")
             try:
-                recording = _Recording(self.f, self.argnums, mode, args)
+                recording = _Recording(self.f, self.argnums, mode, args, self.optimize)
                 outcome = recording.run(leaves)
             finally:
                 if not recordings:
@@ -162,7 +172,12 @@ class _Recording:
     """One recording of a function: its program, and how arguments and results fit to it."""
 
     def __init__(
-        self, f: Callable[..., Any], argnums: Any, mode: Mode, args: tuple[Any, ...]
+        self,
+        f: Callable[..., Any],
+        argnums: Any,
+        mode: Mode,
+        args: tuple[Any, ...],
+        optimize: bool,
     ) -> None:
         self.mode = mode
         self.args = args  # Modules are known by their identity, so they must not vanish
@@ -197,6 +212,8 @@ class _Recording:
             self.gradient_template = templates[0] if isinstance(argnums, int) else templates
         self.captured = list(recorder.leaves.values())
         self.program = optimized(recorder.program(numbers))
+        if optimize and kind == "array":
+            self.program = optimized(gathered(self.program))
         kinds: Any = {"array": array_numpy.Runner, "scalar": scalar_numpy.Runner}
         self.runner = kinds[kind](self.program)
         del self.recorder, self.given
@@ -302,7 +319,41 @@ class _Recording:
 # --- arguments ----------------------------------------------------------------------------------
 
 
-def _take_apart(x: Any, leaves: list[Any], key: list[Any], by_tracked: bool) -> None:
+class _Parameters:
+    """The parameters of a Module, remembered for as long as nothing in it is replaced.
+
+    To find them anew takes longer than a small step. To see that every attribute, and every element
+    of a list or dict there, is still the same object takes a microsecond.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self.parameters = module.parameters()
+        self.holders: list[tuple[Any, list[Any]]] = []
+        self._remember(module, set())
+
+    def _remember(self, x: Any, seen: set[int]) -> None:
+        if id(x) in seen or not isinstance(x, (Module, dict, list, tuple)):
+            return
+        seen.add(id(x))
+        holder = vars(x) if isinstance(x, Module) else x
+        parts = list(holder.values() if isinstance(holder, dict) else holder)
+        self.holders.append((holder, parts))
+        for part in parts:
+            self._remember(part, seen)
+
+    def hold(self) -> bool:
+        """Whether they are still those of the Module."""
+        for holder, parts in self.holders:
+            now = holder.values() if isinstance(holder, dict) else holder
+            if len(now) != len(parts) or not all(map(operator.is_, now, parts)):
+                return False
+        return True
+
+
+def _take_apart(
+    x: Any, leaves: list[Any], key: list[Any], by_tracked: bool, known: dict[int, _Parameters]
+) -> None:
     """The leaves of an argument, and what a recording must agree with."""
     if isinstance(x, Tensor):
         leaves.append(x)
@@ -325,16 +376,21 @@ def _take_apart(x: Any, leaves: list[Any], key: list[Any], by_tracked: bool) -> 
         key.append(float)
     elif isinstance(x, Module):
         key.append(id(x))
-        for parameter in x.parameters():
-            _take_apart(parameter, leaves, key, by_tracked)
+        found = known.get(id(x))
+        if found is None or not found.hold():
+            if len(known) > KEPT:
+                known.clear()
+            found = known[id(x)] = _Parameters(x)
+        for parameter in found.parameters:
+            _take_apart(parameter, leaves, key, by_tracked, known)
     elif isinstance(x, dict):
         key += ("dict", *x)
         for part in x.values():
-            _take_apart(part, leaves, key, by_tracked)
+            _take_apart(part, leaves, key, by_tracked, known)
     elif isinstance(x, (list, tuple)):
         key += (type(x), len(x))
         for part in x:
-            _take_apart(part, leaves, key, by_tracked)
+            _take_apart(part, leaves, key, by_tracked, known)
     else:
         leaves_of(x, "argument", further=True)  # raises, and says why
 
