@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import operator
 import threading
 from collections import OrderedDict
@@ -34,6 +35,7 @@ from tinygrad_bp.value import Value
 Mode = Literal["value", "value_and_grad", "backward"]
 Kind = Literal["scalar", "array"]
 OnBranch = Literal["record", "raise"]
+Engine = Literal["numpy", "numba", "jax"]
 KEPT = 16  # kinds of arguments, and ways through the code for each of them
 
 _FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
@@ -45,6 +47,7 @@ def compile(
     argnums: int | Sequence[int] = 0,
     on_branch: OnBranch = "record",
     optimize: bool = True,
+    engine: Engine = "numpy",
 ) -> Any:
     """Record a function at its first call, and replay the record at later ones.
 
@@ -63,13 +66,17 @@ def compile(
         optimize: whether the products of an unrolled network may be gathered into few large ones.
             Their sums are then taken in another order, so that results differ in rounding; without
             it, a program of arrays gives every bit that the function itself gives.
+        engine: what runs the record. "numpy"; "numba" (extra `jit`), machine code, for functions of
+            Values; "jax" (extra `jax`), for accelerators.
 
     Returns:
         A `Compiled`. Calling it gives the function's value; it has `value_and_grad` and `backward`.
 
     Raises:
         TypeError: (when it records) the function reads a number out of a node.
-        ValueError: (when it records) it uses what was computed outside of it.
+        ValueError: on_branch or engine is unknown; or (when it records) the function uses what was
+            computed outside of it.
+        ImportError: (when it records) the engine's package is not installed.
 
     Example:
         >>> step = compile(lambda x: x * x + 1.0)
@@ -82,7 +89,7 @@ def compile(
         return functools.partial(compile, argnums=argnums, on_branch=on_branch, optimize=optimize)
     if not callable(function):
         raise TypeError(f"function: expected something to call, got {type(function).__name__}")
-    return Compiled(function, argnums, on_branch, optimize)
+    return Compiled(function, argnums, on_branch, optimize, engine)
 
 
 class Compiled:
@@ -94,7 +101,12 @@ class Compiled:
     """
 
     def __init__(
-        self, f: Callable[..., Any], argnums: Any, on_branch: OnBranch, optimize: bool
+        self,
+        f: Callable[..., Any],
+        argnums: Any,
+        on_branch: OnBranch,
+        optimize: bool,
+        engine: Engine,
     ) -> None:
         functools.update_wrapper(self, f, updated=())
         self.f = f
@@ -102,6 +114,7 @@ class Compiled:
         self.argnums = argnums
         self.on_branch = on_branch
         self.optimize = optimize
+        self.engine = engine
         self.recordings = 0
         self._kept: OrderedDict[Any, list[_Recording]] = OrderedDict()
         self._modules: dict[int, _Parameters] = {}
@@ -151,7 +164,7 @@ class Compiled:
             if recordings and self.on_branch == "raise":
                 raise RuntimeError(f"{self.name}: {recordings[-1].diverged(leaves)}")
             try:
-                recording = _Recording(self.f, self.argnums, mode, args, self.optimize)
+                recording = _Recording(self.f, self.argnums, mode, args, self.optimize, self.engine)
                 outcome = recording.run(leaves)
             finally:
                 if not recordings:
@@ -178,6 +191,7 @@ class _Recording:
         mode: Mode,
         args: tuple[Any, ...],
         optimize: bool,
+        engine: Engine,
     ) -> None:
         self.mode = mode
         self.args = args  # Modules are known by their identity, so they must not vanish
@@ -214,8 +228,7 @@ class _Recording:
         self.program = optimized(recorder.program(numbers))
         if optimize and kind == "array":
             self.program = optimized(gathered(self.program))
-        kinds: Any = {"array": array_numpy.Runner, "scalar": scalar_numpy.Runner}
-        self.runner = kinds[kind](self.program)
+        self.runner = _runner_of(engine, kind)(self.program)
         del self.recorder, self.given
 
     def _number(self, x: Any) -> int:
@@ -314,6 +327,17 @@ class _Recording:
             totals.append((leaves[i], g if before is None else before + g))
         for leaf, total in totals:
             leaf.grad = total
+
+
+def _runner_of(engine: Engine, kind: Kind) -> Any:
+    """What runs programs of a kind."""
+    if engine == "numpy":
+        return array_numpy.Runner if kind == "array" else scalar_numpy.Runner
+    if engine == "numba":
+        if kind == "array":
+            raise ValueError("engine: numba runs functions of Values; for arrays take numpy or jax")
+        return importlib.import_module("tinygrad_bp.replay.scalar_numba").Runner
+    return importlib.import_module("tinygrad_bp.replay.jax_engine").Runner
 
 
 # --- arguments ----------------------------------------------------------------------------------
