@@ -286,13 +286,15 @@ class scope(_Block):
         return None if outer is None else Scope(self.name, self.index, outer)
 
 
-def call_in_scope(name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """`with scope(name): return function(*args, **kwargs)`, at half the price for a plain call."""
+def call_in_scope(
+    name: str, index: int | None, function: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
+    """`with scope(name, index): return function(*args, **kwargs)`, at half the price."""
     outer = _state.get()
     if type(outer) is not Scope:
-        with scope(name):
+        with scope(name, index):
             return function(*args, **kwargs)
-    inner = Scope(name, None, outer)
+    inner = Scope(name, index, outer)
     _state.set(inner)
     try:
         result = function(*args, **kwargs)

@@ -48,7 +48,7 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self.name or type(self).__name__.lower()
-        return call_in_scope(name, self.forward, args, kwargs)
+        return call_in_scope(name, None, self.forward, args, kwargs)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """The parameters with their names, such as `layers.0.W`; a shared one once, first name."""

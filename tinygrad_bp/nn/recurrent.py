@@ -16,7 +16,7 @@ from tinygrad_bp.array_rules import linear
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import Activation, activation_of, check_features, check_sizes
 from tinygrad_bp.nn.module import Module, named
-from tinygrad_bp.recording import scope
+from tinygrad_bp.recording import call_in_scope, scope
 from tinygrad_bp.tensor import Tensor
 
 
@@ -88,10 +88,13 @@ def unroll(
     """
     if len(xs) == 0:
         raise ValueError("xs: expected at least one time step, got an empty sequence")
+
+    def step(t: int, h: Any) -> Any:
+        return named(cell(xs[t], h), f"{name}({start + t})")
+
     states = []
     for t in range(len(xs)):
-        with scope("step", start + t):
-            h = named(cell(xs[t], h), f"{name}({start + t})")
+        h = call_in_scope("step", start + t, step, (t, h), {})
         states.append(h)
     return states
 
