@@ -285,6 +285,56 @@ def tinygrad_bp_rnn_per_step(net: RNN) -> Step:
     return step
 
 
+def replayed_mlp(net: MLP) -> Step:
+    """The same function, recorded once."""
+    parameters, x, y = net.numbers()
+    last = "sigmoid" if net.activation == "sigmoid" else "identity"
+    model = tb.nn.MLP([net.inputs, net.hidden, net.outputs], [net.activation, last], rng=0)
+    for p, start in zip(model.parameters(), parameters, strict=True):
+        p.data = start
+    loss_of = tb.nn.squared_error if net.activation == "sigmoid" else tb.nn.cross_entropy
+    compiled = tb.compile(lambda model, x, y: loss_of(model(x), y))
+    return _replayed(compiled, model, x, y)
+
+
+def replayed_rnn(net: RNN) -> Step:
+    """The same function, recorded once."""
+    model, _, y = _char_rnn(net)
+    _, xs, _ = net.numbers()
+
+    @tb.compile
+    def compiled(model: Any, xs: Any, y: Any) -> Any:
+        states = tb.nn.unroll(model.cell, xs, model.cell.initial_state(net.batch))
+        logits = tb.stack(states) @ model.V + model.c
+        return tb.nn.cross_entropy(logits, y, "sum")
+
+    return _replayed(compiled, model, xs, y)
+
+
+def replayed_rnn_per_step(net: RNN) -> Step:
+    """The same function, recorded once."""
+    model, _, y = _char_rnn(net)
+    _, xs, _ = net.numbers()
+
+    @tb.compile
+    def compiled(model: Any, xs: Any, y: Any) -> Any:
+        logits, _ = model(xs, model.cell.initial_state(net.batch))
+        loss = tb.nn.cross_entropy(logits[0], y[0], "sum")
+        for t in range(1, len(logits)):
+            loss = loss + tb.nn.cross_entropy(logits[t], y[t], "sum")
+        return loss
+
+    return _replayed(compiled, model, xs, y)
+
+
+def _replayed(compiled: Any, model: Any, *data: Any) -> Step:
+    def step() -> list[Any]:
+        value, gradient = compiled.value_and_grad(model, *data)
+        return [value, *gradient.values()]
+
+    return step
+
+
 def _char_rnn(net: RNN) -> tuple[Any, Any, Any]:
     parameters, xs, y = net.numbers()
     model = tb.nn.CharRNN(net.symbols, net.hidden, rng=0)
@@ -510,11 +560,13 @@ def mygrad_mlp(net: MLP) -> Step:
 # --- the tables -----------------------------------------------------------------------------------
 
 OURS = "tinygrad_bp"
+REPLAYED = "tinygrad_bp replayed"
 HAND = "numpy by hand"
 EAGER = "PyTorch eager"
 MLP_ENGINES: dict[str, Callable[[Any], Step]] = {
     HAND: numpy_mlp,
     OURS: tinygrad_bp_mlp,
+    REPLAYED: replayed_mlp,
     EAGER: pytorch_mlp,
     EAGER + ", addmm": pytorch_mlp_addmm,
     "JAX jit": jax_mlp,
@@ -526,6 +578,8 @@ RNN_ENGINES: dict[str, Callable[[Any], Step]] = {
     HAND + ", per step": numpy_rnn_per_step,
     OURS: tinygrad_bp_rnn,
     OURS + ", outputs per step": tinygrad_bp_rnn_per_step,
+    REPLAYED: replayed_rnn,
+    REPLAYED + ", outputs per step": replayed_rnn_per_step,
     EAGER + ", unrolled": pytorch_rnn,
     EAGER + ", unrolled, addmm": pytorch_rnn_addmm,
     "PyTorch nn.RNN": pytorch_nn_rnn,
@@ -586,12 +640,12 @@ def table(net: Any) -> dict[str, float]:
     best = best_times(steps)
     unit = next(time_ for name, time_ in best.items() if name.startswith(HAND))
     print(f"\n{net.name}")
-    print(f"{'':32}{'µs/step':>10}{'ratio':>8}")
+    print(f"{'':40}{'µs/step':>10}{'ratio':>8}")
     for name in engines:
         if name in best:
-            print(f"{name:32}{1e6 * best[name]:10.0f}{best[name] / unit:8.2f}")
+            print(f"{name:40}{1e6 * best[name]:10.0f}{best[name] / unit:8.2f}")
         else:
-            print(f"{name:32}{'not installed':>18}")
+            print(f"{name:40}{'not installed':>18}")
     return best
 
 
@@ -601,6 +655,13 @@ def targets(net: Any, best: dict[str, float]) -> None:
     eager = EAGER if isinstance(net, MLP) else EAGER + ", unrolled"
     if eager in best and (net is NETWORKS[0] or isinstance(net, RNN)):
         verdict(f"faster than {eager}", best[OURS] / best[eager], 1.0)
+    if net is NETWORKS[1]:
+        return
+    hand = min(time_ for name, time_ in best.items() if name.startswith(HAND))
+    verdict(f"replayed: <= 1.3x the better {HAND}", best[REPLAYED] / hand, 1.3)
+    peers = {eager, "JAX jit"} if isinstance(net, MLP) else {eager, "PyTorch nn.RNN"}
+    for peer in sorted(peers & best.keys()):
+        verdict(f"replayed: faster than {peer}", best[REPLAYED] / best[peer], 1.0)
 
 
 def verdict(what: str, ratio: float, limit: float) -> None:
