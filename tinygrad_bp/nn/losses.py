@@ -166,7 +166,7 @@ def _same_shape(a: Any, y: Any) -> Any:
     """The target, after a look at its shape: a broadcast here is nearly always a mistake."""
     if not isinstance(a, (Value, Tensor, Values)):
         raise TypeError(f"expected a Value, a Tensor or Values first, got {_kind(a)}")
-    if not isinstance(y, (Value, Tensor, Values)):
+    if not isinstance(y, (Value, Tensor, Values)) and not _is_recorded(y):
         y = as_array(y, "y", getattr(a, "dtype", None) if isinstance(a, Tensor) else None)
     if _shape(a) != _shape(y):
         raise ValueError(f"y: expected shape {_shape(a)}, got {_shape(y)}")

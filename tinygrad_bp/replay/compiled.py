@@ -151,31 +151,28 @@ class Compiled:
     def _run(self, mode: Mode, args: tuple[Any, ...]) -> tuple[Any, list[Any], list[Any]]:
         """The record that holds for these arguments, its results, and its gradients."""
         leaves: list[Any] = []
-        key: list[Any] = [mode]
+        parts: list[Any] = [mode]
         for arg in args:
-            _take_apart(arg, leaves, key, mode == "backward", self._modules)
+            _take_apart(arg, leaves, parts, mode == "backward", self._modules)
+        key = tuple(parts)
         with self._lock:
-            recordings = self._kept.setdefault(tuple(key), [])
+            recordings = self._kept.get(key, [])
             for recording in recordings:
                 outcome = recording.run(leaves)
                 if outcome is not None:
                     return recording, *outcome
-            self._kept.move_to_end(tuple(key))
             if recordings and self.on_branch == "raise":
                 raise RuntimeError(f"{self.name}: {recordings[-1].diverged(leaves)}")
-            try:
-                recording = _Recording(self.f, self.argnums, mode, args, self.optimize, self.engine)
-                outcome = recording.run(leaves)
-            finally:
-                if not recordings:
-                    del self._kept[tuple(key)]
+            recording = _Recording(self.f, self.argnums, mode, args, self.optimize, self.engine)
+            outcome = recording.run(leaves)
             if outcome is None:
                 raise RuntimeError(
                     f"{self.name}: replayed on the data of its recording, a branch came out "
                     "otherwise; does the function depend on something that changes?"
                 )
             self.recordings += 1
-            self._kept[tuple(key)] = [*recordings[1 - KEPT :], recording]
+            self._kept[key] = [*recordings[1 - KEPT :], recording]
+            self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             return recording, *outcome

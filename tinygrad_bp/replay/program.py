@@ -82,6 +82,12 @@ def one_hot(m: Any, indices: Any, classes: int, dtype: Any = None) -> Any:
 
 
 @structural(_none, table=None)
+def as_floats(m: Any, indices: Any) -> Any:
+    """The integers as float64"""
+    return m.astype(indices, np.float64)
+
+
+@structural(_none, table=None)
 def pick(m: Any, indices: Any, index: Any) -> Any:
     """A part of an integer array"""
     return indices[index]
@@ -96,7 +102,7 @@ OPERATIONS: dict[str, Any] = {
     **RULES,
     **ARRAY_RULES,
     **CONDITIONS,
-    **{rule.name: rule for rule in (detach, one_hot, pick)},
+    **{rule.name: rule for rule in (detach, one_hot, pick, as_floats)},
 }
 
 

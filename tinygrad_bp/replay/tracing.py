@@ -314,11 +314,11 @@ class TracedTensor(ArrayByRules, _Traced, Tensor):
     __hash__ = _Traced.__hash__
 
 
-class Index:
+class Index(ArrayByRules):
     """An integer array that is given at each run: classes, or positions.
 
-    It can be an index (`x[i]`, `take`, `take_along_axis`) and be made `one_hot`; it has no
-    arithmetic.
+    It can be an index (`x[i]`, `take`) and be made `one_hot`. Anywhere else its numbers count as
+    floats, as those of a plain integer array that meets a Tensor do.
     """
 
     __slots__ = ("_numbers", "number", "recorder")
@@ -363,10 +363,11 @@ class Index:
         parameters: tuple[Any, ...] = (),
         options: dict[str, Any] | None = None,
     ) -> Any:
-        """Record what is done to the index itself."""
+        """Record what is done to the index itself; other operations are on its numbers."""
+        if rule not in (tape.pick, tape.one_hot, tape.as_floats):
+            floats_ = [x._as_floats() if isinstance(x, Index) else x for x in operands]
+            return _operation(rule, floats_, parameters, options)
         (x,) = operands
-        if rule not in (tape.pick, tape.one_hot):
-            raise TypeError(f"{rule.name}: expected a Tensor, got an integer array, an index")
         result = rule.apply(arrays, [x._numbers], parameters, options or {})
         recorder = x.recorder
         i = recorder.append(recorder.position(rule), (x.number,), result)
@@ -374,6 +375,9 @@ class Index:
         if rule is tape.pick:
             return Index(recorder, i, result)
         return traced(recorder, i, result)
+
+    def _as_floats(self) -> Any:
+        return self._interpret(tape.as_floats, (self,))
 
 
 class Condition:
