@@ -36,7 +36,7 @@ import numpy as np  # noqa: E402  (the settings are read on import)
 import tinygrad_bp as tb  # noqa: E402
 from tinygrad_bp.replay.jax_engine import function  # noqa: E402
 
-BATCH, STEPS, RATE, TOLERANCE = 256, 20, 0.5, 1e-12
+BATCH, STEPS, RATE, TOLERANCE = 256, 60, 0.5, 1e-12
 
 
 def loss(parameters: Any, x: Any, y: Any) -> Any:

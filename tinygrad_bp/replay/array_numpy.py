@@ -41,6 +41,18 @@ def _sum_into(x: Any, axis: Any, keepdims: bool, out: Any) -> Any:
     return _add_up(x, axis, None, out, keepdims)
 
 
+def _maximum_into(x: Any, y: Any, out: Any) -> Any:
+    return np.maximum(x, y, out=out)
+
+
+def _minimum_into(x: Any, y: Any, out: Any) -> Any:
+    return np.minimum(x, y, out=out)
+
+
+# Functions that want `out` to be named; the others are quicker without.
+_INTO: dict[Any, Any] = {np.maximum: _maximum_into, np.minimum: _minimum_into}
+
+
 def _one_hot(eye: Any, indices: Any) -> Any:
     """`array_rules.one_hot`, with the rows prepared."""
     try:
@@ -222,7 +234,7 @@ class _Code:
         """An elementwise function."""
         if len(operands) != function.nin:
             raise TypeError(f"{function.__name__} takes {function.nin} operands")
-        return self.call(function, operands, {}, function, elementwise=True)
+        return self.call(function, operands, {}, _INTO.get(function, function), elementwise=True)
 
     def call(
         self,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp import arrays, floats
-from tinygrad_bp.replay.program import CONDITIONS, OPERATIONS, Program, detach
+from tinygrad_bp.replay.program import CONDITIONS, Program, detach
 from tinygrad_bp.rules import RULES
 
 Floats = NDArray[np.float64]
@@ -120,25 +120,30 @@ def _levels(program: Program) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     n = len(program)
     levels, reached = np.zeros(n, np.int32), np.zeros(n, np.uint8)
     reached[program.inputs] = 1
-    level_of, is_reached = memoryview(levels), memoryview(reached)
-    masks = [[_has_partial(rule, k) for k in range(64)] for rule in program.rules]
-    plain = [all(mask[: getattr(r, "arity", 0)]) for mask, r in zip(masks, program.rules, strict=1)]
+    level_of, is_reached = levels.data, reached.data
+    # Through which operands a gradient passes; later ones of a long instruction are in `details`.
+    masks = [tuple(_has_partial(rule, k) for k in range(64)) for rule in program.rules]
     for start in range(0, n, CHUNK):
         codes = program.codes[start : start + CHUNK].tolist()
         rows = program.operands[start : start + CHUNK].T.tolist()
         for i, (code, x, y, z) in enumerate(zip(codes, *rows, strict=True), start):
             if code < 2:
                 continue
-            if z < 0 <= x and plain[code]:
-                level, reach = level_of[x], is_reached[x]
+            mask = masks[code]
+            if x < 0:
+                of = program.operands_of(i)
+                level = max([level_of[j] for j in of], default=0)
+                reach = any(is_reached[j] and some for j, some in zip(of, mask, strict=False))
+            else:
+                level, reach = level_of[x], is_reached[x] & mask[0]
                 if y >= 0:
                     if level_of[y] > level:
                         level = level_of[y]
-                    reach |= is_reached[y]
-            else:
-                of = program.operands_of(i)
-                level = max([level_of[j] for j in of], default=0)
-                reach = any(is_reached[j] and some for j, some in zip(of, masks[code], strict=0))
+                    reach |= is_reached[y] & mask[1]
+                    if z >= 0:
+                        if level_of[z] > level:
+                            level = level_of[z]
+                        reach |= is_reached[z] & mask[2]
             level_of[i] = level + 1
             is_reached[i] = reach
     return levels, reached.astype(bool)
@@ -168,11 +173,11 @@ class _Shared:
     def sums(self, share: Floats) -> Floats:
         """Per place the sum, in order: by this, rows of a batch have the bits of single runs."""
         if share.ndim == 1:
-            return np.bincount(self.inverse, share, self.size)
+            return np.bincount(self.inverse, share, self.size).astype(np.float64, copy=False)
         rows = share.shape[1]
         index = self.inverse[:, None] * rows + np.arange(rows)
         total = np.bincount(index.ravel(), share.ravel(), self.size * rows)
-        return total.reshape(self.size, rows)
+        return total.reshape(self.size, rows).astype(np.float64, copy=False)
 
 
 class _Group:
@@ -202,7 +207,7 @@ class _Group:
             def call() -> None:
                 for index, out in gathers:
                     values.take(index, 0, out, "clip")
-                ufunc(*operands, results)
+                ufunc(*operands, out=results)
         else:
 
             def call() -> None:
@@ -308,60 +313,92 @@ class _OneByOne:
         self.schedule = schedule
         self.first, self.last = first, last  # groups
 
-    def _instructions(self, reverse: bool) -> Iterator[tuple[Any, int, int, list[int]]]:
+    def _instructions(self, reverse: bool) -> Iterator[Any]:
+        """Per instruction: its number, its operation, its flow and up to three operands."""
         schedule = self.schedule
-        columns = [memoryview(c) for c in schedule.operands]
-        part = slice(self.first, self.last)
-        groups: Any = zip(
-            memoryview(schedule.codes)[part],
-            memoryview(schedule.flows)[part],
-            memoryview(schedule.first)[part],
-            memoryview(schedule.last)[part],
-            strict=True,
-        )
-        if reverse:
-            groups = reversed(list(groups))
-        for code, flows, first, last in groups:
-            rule = schedule.rules[code]
-            of = columns[: rule.arity]
-            for i in range(first, last):
-                yield rule, flows, i, [column[i] for column in of]
+        starts = range(self.first, self.last, CHUNK)
+        for start in reversed(starts) if reverse else starts:
+            part = slice(start, min(start + CHUNK, self.last))
+            first, last = int(schedule.first[part][0]), int(schedule.last[part][-1])
+            sizes = schedule.last[part] - schedule.first[part]
+            numbers = range(first, last)
+            columns: list[Numbers] = [
+                np.repeat(schedule.codes[part], sizes),
+                np.repeat(schedule.flows[part], sizes),
+            ]
+            columns += [column[first:last] for column in schedule.operands[:3]]
+            columns += [np.full(len(numbers), -1)] * (5 - len(columns))
+            if reverse:
+                yield from zip(numbers[::-1], *(c[::-1].tolist() for c in columns), strict=True)
+            else:
+                yield from zip(numbers, *(c.tolist() for c in columns), strict=True)
+
+    def _of(self, i: int, rule: Any) -> list[int]:
+        return [int(column[i]) for column in self.schedule.operands[: rule.arity]]
 
     def forward(self, values: Floats) -> None:
         """Compute the results."""
-        single: Any = memoryview(values) if values.ndim == 1 else None
-        for rule, _, i, of in self._instructions(False):
-            if single is None:
-                values[i] = rule.value(arrays, *[values[j] for j in of])
-            elif rule in _EXACT:
-                single[i] = rule.value(floats, *[single[j] for j in of])
-            else:
+        rules = self.schedule.rules
+        if values.ndim > 1:
+            for i, code, *_ in self._instructions(False):
+                rule = rules[code]
+                values[i] = rule.value(arrays, *[values[j] for j in self._of(i, rule)])
+            return
+        number = values.data
+        exact = [rule.value if rule in _EXACT else None for rule in rules]
+        for i, code, _, x, y, z in self._instructions(False):
+            value = exact[code]
+            if value is None:
+                rule = rules[code]
+                of = self._of(i, rule)
                 values[i : i + 1] = rule.value(arrays, *[values[j : j + 1] for j in of])
+            elif y < 0:
+                number[i] = value(floats, number[x])
+            elif z < 0:
+                number[i] = value(floats, number[x], number[y])
+            else:
+                number[i] = value(floats, number[x], number[y], number[z])
 
     def backward(self, values: Floats, adjoints: Floats) -> None:
         """Add to the adjoints of the operands."""
-        single = values.ndim == 1
-        given: Any = memoryview(values) if single else values
-        sums: Any = memoryview(adjoints) if single else adjoints
-        for rule, flows, i, of in self._instructions(True):
-            if not flows:
+        rules, azmul = self.schedule.rules, floats.azmul
+        if values.ndim > 1:
+            for i, code, flow, *_ in self._instructions(True):
+                self._as_arrays(i, rules[code], flow, values, adjoints, i)
+            return
+        number, adjoint = values.data, adjoints.data
+        # Of one and two operands: whether the partials are functions of exact arithmetic.
+        quick = [rule in _EXACT and rule.arity < 3 for rule in rules]
+        partials = [
+            (*rule.partials, None) if q else () for rule, q in zip(rules, quick, strict=True)
+        ]
+        for i, code, flow, x, y, _ in self._instructions(True):
+            if not flow:
                 continue
-            g, operands, result, m = sums[i], None, None, floats if single else arrays
-            for k, partial in enumerate(rule.partials):
-                if not flows >> k & 1:
-                    continue
-                j = of[k]
-                if not callable(partial):
-                    sums[j] = sums[j] + (g if partial == 1.0 else g * partial)
-                    continue
-                if operands is None:
-                    if single and rule not in _EXACT:
-                        m = arrays
-                        operands, result = [values[j : j + 1] for j in of], values[i : i + 1]
-                    else:
-                        operands, result = [given[j] for j in of], given[i]
-                share = m.azmul(g, partial(m, *operands, result))
-                sums[j] = sums[j] + (share if m is floats or not single else share.item())
+            if not quick[code]:
+                self._as_arrays(i, rules[code], flow, values, adjoints, slice(i, i + 1))
+                continue
+            g, (px, py, *_) = adjoint[i], partials[code]
+            of = (number[x],) if y < 0 else (number[x], number[y])
+            if flow & 1:
+                d = px(floats, *of, number[i]) if callable(px) else px
+                adjoint[x] = adjoint[x] + azmul(g, d)
+            if flow & 2:
+                d = py(floats, *of, number[i]) if callable(py) else py
+                adjoint[y] = adjoint[y] + azmul(g, d)
+
+    def _as_arrays(
+        self, i: int, rule: Any, flow: int, values: Floats, adjoints: Floats, here: Any
+    ) -> None:
+        """The same of one instruction, for which numpy computes a row, or one element."""
+        of = self._of(i, rule)
+        places = of if here == i else [slice(j, j + 1) for j in of]
+        operands = [values[place] for place in places]
+        for k, partial in enumerate(rule.partials):
+            if flow >> k & 1:
+                if callable(partial):
+                    partial = partial(arrays, *operands, values[here])
+                adjoints[places[k]] += arrays.azmul(adjoints[here], partial)
 
 
 class _Machine:
@@ -374,8 +411,11 @@ class _Machine:
         self.adjoints = np.zeros((schedule.size, *shape))
         where, numbers = schedule.constants
         self.values[where] = numbers if rows is None else numbers[:, None]
-        widest = max((p.results.stop - p.results.start for p in parts if type(p) is _Group), default=0)
-        spare = [np.empty((widest, *shape)) for _ in range(len(schedule.operands) + 2)]
+        widest = max(
+            (p.results.stop - p.results.start for p in parts if type(p) is _Group), default=0
+        )
+        count = len(schedule.operands) + 2
+        self.spare = spare = [np.empty((widest, *shape)) for _ in range(count)]
         self.forward_calls: list[Do] = []
         self.backward_calls: list[Do] = []
         for part in parts:
@@ -418,6 +458,24 @@ class Runner:
         self.parts = list(_parts_of(self.schedule))
         self._machine = _Machine(self.schedule, self.parts, None)
         self._batches: _Machine | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of its arrays, those of batches not counted."""
+        schedule, machine = self.schedule, self._machine
+        kept: list[Numbers] = [
+            schedule.first,
+            schedule.last,
+            schedule.codes,
+            schedule.flows,
+            *schedule.operands,
+        ]
+        kept += [machine.values, machine.adjoints, *machine.spare]
+        for part in self.parts:
+            if isinstance(part, _Group):
+                kept += [x for x in part.operands if not isinstance(x, slice)]
+                kept += [x.inverse for x in part.targets if isinstance(x, _Shared)]
+        return sum(x.nbytes for x in kept)
 
     @np.errstate(all="ignore")
     def values(self, inputs: Sequence[float]) -> Floats:
@@ -473,13 +531,15 @@ class Runner:
 
 def table(inputs: Any, n: int) -> tuple[Floats, list[tuple[int, Floats]], int]:
     """Inputs of a batch: those that are the same for all rows; the others; how many rows."""
+    lengths: set[int] = set()
     if isinstance(inputs, np.ndarray) and inputs.ndim == 2:
         each: list[Any] = list(inputs.T)
+        lengths = {len(inputs)}
     else:
         each = [np.asarray(x, np.float64) for x in inputs]
     if len(each) != n:
         raise ValueError(f"the program has {n} inputs, got {len(each)}")
-    lengths = {len(x) for x in each if x.ndim}
+    lengths |= {len(x) for x in each if x.ndim}
     if len(lengths) != 1 or any(x.ndim > 1 for x in each):
         raise ValueError(f"columns of one length are expected, got lengths {sorted(lengths)}")
     shared = np.array([0.0 if x.ndim else float(x) for x in each])
