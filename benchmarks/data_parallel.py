@@ -1,11 +1,11 @@
 """Training on several devices: a recorded step, its batch divided among them by jax.
 
 The loss is recorded once, written with the package's operations. As a function of jax, with the
-derivatives of the package's rules, it is compiled for a mesh of devices. The parameters are on every
-device (`PartitionSpec()`), and of the batch each device has its share (`PartitionSpec("data")`).
-Nothing else is said: where the program sums over the batch, XLA adds up what the devices have. So
-the result must be that of one device, up to the order of sums; checked here to 1e-12, on 8 devices
-that are simulated on the CPU, and against `tb.value_and_grad` as well.
+derivatives of the package's rules, it is compiled for a mesh of devices. The parameters are on
+every device (`PartitionSpec()`), and of the batch each device has its share
+(`PartitionSpec("data")`). Nothing else is said: where the program sums over the batch, XLA adds up
+what the devices have. So the result must be that of one device, up to the order of sums; checked
+here to 1e-12, on 8 devices that are simulated on the CPU, and against `tb.value_and_grad` as well.
 
 Run `python benchmarks/data_parallel.py`.
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from typing import Any
 
 DEVICES = 8
@@ -53,7 +54,7 @@ def data() -> tuple[list[Any], Any, Any]:
     sizes = [64, 48, 32, 10]
     parameters = [
         (tb.Tensor(rng.normal(0.0, n**-0.5, (n, m))), tb.Tensor(np.zeros(m)))
-        for n, m in zip(sizes, sizes[1:], strict=False)
+        for n, m in pairwise(sizes)
     ]
     x = rng.normal(size=(BATCH, sizes[0]))
     classes = np.argmax(x @ rng.normal(size=(sizes[0], sizes[-1])), axis=1)

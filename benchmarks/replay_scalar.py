@@ -4,7 +4,7 @@ The network is that of `scalar.py`, an MLP 2-16-16-1 with tanh and a squared err
 and the unit is again the forward pass of plain Python floats. All engines run one thread, and their
 gradients are compared before anything is timed.
 
-`--trace` records the ten million operations as well, which takes a minute and 10 GB.
+`--trace` records the ten million operations as well, which takes one to two minutes.
 """
 
 from __future__ import annotations

@@ -78,6 +78,9 @@ class ArrayRule:
                 result = interpret(self, operands, parameters, options)
                 if result is not NotImplemented:
                     return result
+        for index in _flat(parameters):
+            if hasattr(type(index), "_interpret"):  # one that is being recorded
+                return type(index)._interpret(self, operands, parameters, options)
         kinds = ", ".join(type(operand).__name__ for operand in operands)
         raise TypeError(
             f"{self.name}: expected a Tensor or an array made by tb.values(), got {kinds}; "
@@ -121,6 +124,10 @@ def _operands(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     if not arguments[0]:
         raise ValueError(f"{name}: expected at least one array, got an empty sequence")
     return tuple(arguments[0])
+
+
+def _flat(parameters: tuple[Any, ...]) -> list[Any]:
+    return [x for p in parameters for x in (_flat(p) if isinstance(p, tuple) else [p])]
 
 
 ARRAY_RULES: dict[str, ArrayRule] = {}

@@ -43,7 +43,7 @@ class _Operations:
                     argument = next(filter(_is_node, argument), None)
                 if _is_node(argument):
                     return rule(*arguments, **options)
-            if all(isinstance(argument, (float, bool)) for argument in arguments):
+            if all(type(argument) in (float, bool) for argument in arguments):
                 plain = floats
             return getattr(plain, name)(*arguments, **options)
 

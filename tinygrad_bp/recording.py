@@ -84,6 +84,9 @@ class Observer:
     def recorded(self, node: Any) -> None:
         """The operation was recorded as this node."""
 
+    def read(self, node: Any) -> None:
+        """The numbers of a node were read, as numbers."""
+
     def swept(self, step: Any, reached: set[Any]) -> None:
         """A backward sweep has visited a node; `reached` are those it handed to before."""
 
@@ -145,6 +148,14 @@ def resolve(state: Scope | _Special) -> Scope | None:
 def observers_of(state: Scope | _Special) -> tuple[Observer, ...]:
     """Those who look on."""
     return () if isinstance(state, Scope) else state.observers
+
+
+def tell_read(node: Any) -> None:
+    """Tell those who look on that the numbers of a node are read."""
+    state = _state.get()
+    if type(state) is not Scope:
+        for observer in observers_of(state):
+            observer.read(node)
 
 
 class _Block:

@@ -450,6 +450,8 @@ def _largest(values: list[Any], sign: float = 1.0) -> Any:
     """The largest (or by sign the smallest); k equal ones are each given 1/k of the gradient."""
     if not values:
         raise ValueError("an empty array of Values has no maximum or minimum")
+    if any(hasattr(type(v), "recorder") for v in values):
+        return _largest_recorded(values, rules.maximum if sign > 0.0 else rules.minimum)
     numbers = [sign * float(v) for v in values]
     if any(n != n for n in numbers):
         return next(v for v, n in zip(values, numbers, strict=True) if n != n)
@@ -461,6 +463,17 @@ def _largest(values: list[Any], sign: float = 1.0) -> Any:
     if not others:
         return first
     return first + _sum([v - first for v in others]) / (1.0 + len(others))
+
+
+def _largest_recorded(values: list[Any], choose: Any) -> Any:
+    """The same for Values that are being recorded: which is the largest, is decided at each run."""
+    peak = functools.reduce(choose, values)
+    peak = peak.detach()
+    chosen = [rules.where(v == peak, 1.0, 0.0) for v in values]
+    count = _sum(chosen)
+    # Zero, with the gradients of those that are chosen.
+    moves = [rules.where(v == peak, v - v.detach(), 0.0) for v in values]
+    return peak + _sum(moves) / count
 
 
 class _NamespaceType:

@@ -24,7 +24,16 @@ from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
 from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
-from tinygrad_bp.recording import ROOT, Label, Observer, Scope, current_state, observers_of, resolve
+from tinygrad_bp.recording import (
+    ROOT,
+    Label,
+    Observer,
+    Scope,
+    current_state,
+    observers_of,
+    resolve,
+    tell_read,
+)
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.value import Value
 
@@ -306,6 +315,7 @@ def _has_own_interpreter(x: Any) -> bool:
 
 def leaf_of(x: Tensor) -> Tensor:
     """A tracked leaf of the same numbers, in the same memory, which nobody can write to."""
+    tell_read(x)
     leaf = Tensor.__new__(Tensor)
     leaf._become_leaf(x._read(), requires_grad=True)
     leaf._holders = _RECORDED
@@ -375,6 +385,7 @@ def _operator(rule: Rule, reflected: bool = False) -> Callable[[Any, Any], Any]:
 
 def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def operation(x: Tensor, y: Any) -> Any:
+        tell_read(x)
         if isinstance(y, Tensor):
             return compare(x._array, y._array)
         numeric = isinstance(_plain(y), (int, float, np.number, np.ndarray, list, tuple))
@@ -466,6 +477,7 @@ class Tensor(Node):
         copy is handed out and used from then on. An array handed out earlier turns read-only when
         the leaf is next used; views taken of it do not, but writing to them has no effect.
         """
+        tell_read(self)
         if not self.is_leaf:
             view: Array = read_only(self._array)
             return view
@@ -548,6 +560,7 @@ class Tensor(Node):
             raise ValueError(
                 f"only a Tensor of one element is a number; this has shape {self.shape}"
             )
+        tell_read(self)
         return float(self._array.reshape(()))
 
     def __float__(self) -> float:
@@ -564,6 +577,7 @@ class Tensor(Node):
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         """The data, detached: a copy, or with `copy=False` a read-only view."""
+        tell_read(self)
         if copy is False:
             return np.array(read_only(self._array), dtype, copy=False)  # raises if it has to copy
         return np.array(self._array, dtype)
@@ -598,6 +612,7 @@ class Tensor(Node):
 
     def detach(self) -> Tensor:
         """A constant of the same values: no gradient flows through it."""
+        tell_read(self)
         constant = _untracked(self._read())
         constant._place = Label(self.label, self.scope) if self.label else self.scope
         return constant
@@ -640,6 +655,7 @@ class Tensor(Node):
                 "a Tensor with a history cannot be copied or pickled; use .detach() for its "
                 "numbers, or copy the leaves it was computed from"
             )
+        tell_read(self)
         return Tensor, (self._array.copy(), self.label, self.requires_grad)
 
     # --- operators ------------------------------------------------------------------------------
@@ -691,6 +707,8 @@ class Tensor(Node):
         return _matmul((other, self))  # type: ignore[no-any-return]
 
     def __getitem__(self, index: Any) -> Tensor:
+        if hasattr(type(index), "_interpret"):  # an index that is being recorded
+            return type(index)._interpret(array_rules.getitem, (self,), (index,))  # type: ignore[no-any-return]
         return _getitem((self,), (index,))  # type: ignore[no-any-return]
 
     exp = _operation(rules.exp)

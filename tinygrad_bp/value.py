@@ -16,7 +16,7 @@ from typing import Any
 
 from tinygrad_bp import floats, rules
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
-from tinygrad_bp.recording import ROOT, Scope, current_state, observers_of, resolve
+from tinygrad_bp.recording import ROOT, Scope, current_state, observers_of, resolve, tell_read
 from tinygrad_bp.rules import Rule
 
 
@@ -215,10 +215,21 @@ def _local(rule: Rule, partial: Any, numbers: list[float], z: float) -> float | 
 
 def _comparison(compare: Callable[[float, float], bool]) -> Callable[[Value, Any], Any]:
     def method(x: Value, y: Any) -> Any:
-        number = y._data if isinstance(y, Value) else _operand(y, "comparison")
-        return number if number is NotImplemented else compare(x._data, number)
+        if isinstance(y, Value):
+            number: Any = NotImplemented if _is_recorded(y) else y._data
+        else:
+            number = _operand(y, "comparison")
+        if number is NotImplemented:
+            return number
+        tell_read(x)
+        return compare(x._data, number)
 
     return method
+
+
+def _is_recorded(x: Value) -> bool:
+    """Whether x is on the tape of a function that is being compiled: it compares in its own way."""
+    return hasattr(type(x), "recorder")
 
 
 def _numpy_protocol() -> Any:
@@ -283,6 +294,7 @@ class Value(Node):
     @property
     def data(self) -> float:
         """The number. That of a leaf can be set; a later computation will use the new one."""
+        tell_read(self)
         return self._data
 
     @data.setter
@@ -304,10 +316,10 @@ class Value(Node):
 
     def item(self) -> float:
         """The number, as a Python float."""
-        return self._data
+        return self.data
 
     def __float__(self) -> float:
-        return self._data
+        return self.data
 
     def __repr__(self) -> str:
         label = f", label={self.label!r}" if self.label else ""
@@ -333,7 +345,7 @@ class Value(Node):
 
     def detach(self) -> Value:
         """A constant of the same value: no gradient flows through it."""
-        return Value(self._data, self.label, requires_grad=False)
+        return Value(self.data, self.label, requires_grad=False)
 
     def _seed(self, gradient: Any) -> float:
         return 1.0 if gradient is None else _number(gradient, "gradient")
@@ -344,8 +356,10 @@ class Value(Node):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Value):
-            return self._data == other._data
-        return self._data == other if isinstance(other, Real) else NotImplemented
+            if _is_recorded(other):
+                return NotImplemented
+            return self.data == other.data
+        return self.data == other if isinstance(other, Real) else NotImplemented
 
     __lt__ = _comparison(operator.lt)
     __le__ = _comparison(operator.le)
@@ -353,7 +367,7 @@ class Value(Node):
     __ge__ = _comparison(operator.ge)
 
     def __bool__(self) -> bool:
-        return self._data != 0.0
+        return self.data != 0.0
 
     # --- copies ---------------------------------------------------------------------------------
 
@@ -363,7 +377,7 @@ class Value(Node):
                 "a Value with a history cannot be copied or pickled; use .detach() for its number, "
                 "or copy the leaves it was computed from"
             )
-        return Value, (self._data, self.label, self.requires_grad)
+        return Value, (self.data, self.label, self.requires_grad)
 
     # --- operators ------------------------------------------------------------------------------
 

@@ -175,6 +175,8 @@ def _same_shape(a: Any, y: Any) -> Any:
 
 def _is_recorded(x: Any) -> bool:
     """Whether x stands for data that are not there yet, in a function that is being compiled."""
+    if isinstance(x, Values) and x.size:
+        x = x.flat[0]
     return hasattr(type(x), "recorder")
 
 

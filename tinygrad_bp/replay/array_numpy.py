@@ -8,6 +8,7 @@ which numpy writes into buffers: a buffer is used again as soon as nothing needs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -123,6 +124,12 @@ class _Symbol:
     def __getitem__(self, index: Any) -> Any:
         return self.code.call(arrays.getitem, (self, index), {})
 
+    def __array__(self, *unused: Any, **also: Any) -> Any:
+        raise TypeError(
+            "a rule works on the numbers of an array, and not through its namespace m: it cannot "
+            "be replayed"
+        )
+
     def one_hot(self, classes: int, dtype: Any = None) -> Any:
         return self.code.call(_one_hot, (np.eye(classes, dtype=dtype), self), {})
 
@@ -149,6 +156,9 @@ class _Symbol:
 
     def __rtruediv__(self, other: Any) -> Any:
         return self.code.ufunc(np.true_divide, other, self)
+
+    def __rpow__(self, other: Any) -> Any:
+        return self.code.ufunc(np.power, other, self)
 
     def __pow__(self, other: Any) -> Any:
         return self.code.ufunc(np.power, self, other)
@@ -184,6 +194,7 @@ class _Symbol:
         return self.code.ufunc(np.not_equal, self, other)
 
     __hash__ = object.__hash__
+    __array_ufunc__ = None  # an array on the left leaves the operator to us
 
     def __bool__(self) -> bool:
         raise TypeError("a rule decides by the data of an array: it cannot be replayed")
@@ -228,7 +239,7 @@ class _Code:
             function, into = _product(*arguments)
         elif name == "broadcast_to":
             return self.call(function, arguments, options, _broadcast_into)
-        return self.call(function, arguments, options, into, elementwise=name == "azmul")
+        return self.call(function, arguments, options, into, elementwise=False)
 
     def ufunc(self, function: np.ufunc, *operands: Any) -> Any:
         """An elementwise function."""
@@ -253,7 +264,9 @@ class _Code:
         owner = None
         if call.into is None:
             for x in _flat(arguments):
-                if isinstance(x, _Symbol) and np.may_share_memory(sample, x.sample):
+                if isinstance(x, _Symbol) and (
+                    function is arrays.reshape or np.may_share_memory(sample, x.sample)
+                ):  # whether a reshape is a view depends on the order in memory
                     owner = x.owner
         result = call.result = _Symbol(self, sample, owner=owner)
         self.calls.append(call)
@@ -336,14 +349,27 @@ class Runner:
                 symbols[i] = program.constants[i]
                 continue
             operands = [symbols[j] for j in program.operands_of(i)]
-            if isinstance(rule, ArrayRule):
-                detail = program.details[i]
-                count = len(operands) - placeholders(detail.parameters)
-                parameters = filled_in(detail.parameters, operands)
-                symbols[i] = rule.apply(code, operands[:count], parameters, detail.options)
-            else:
-                symbols[i] = rule.value(code, *operands)
+            apply = self._application(i, rule, len(operands))
+            before = len(code.calls)
+            try:
+                symbols[i] = apply(code, *operands)
+            except TypeError:  # a rule of the user's, in functions that m does not have
+                del code.calls[before:]
+                symbols[i] = code.call(functools.partial(apply, arrays), tuple(operands), {})
         return symbols
+
+    def _application(self, i: int, rule: Any, count: int) -> Callable[..., Any]:
+        """An instruction as a function of a namespace and the operands."""
+        if not isinstance(rule, ArrayRule):
+            return rule.value  # type: ignore[no-any-return]
+        detail = self.program.details[i]
+        count -= placeholders(detail.parameters)
+
+        def apply(m: Any, *operands: Any) -> Any:
+            parameters = filled_in(detail.parameters, operands)
+            return rule.apply(m, operands[:count], parameters, detail.options)
+
+        return apply
 
     def _write(self, wanted: Sequence[Any]) -> str:
         """The code, with a buffer for every result that numpy can write into one."""
@@ -379,11 +405,12 @@ class Runner:
                 else:
                     result.name = self._constant(np.empty(*key), "b")
                 buffer_of[result] = result.name
-                text = ", ".join([*arguments, result.name])
+                out = "out=" if isinstance(call.into, np.ufunc) else ""
+                text = ", ".join([*arguments, out + result.name])
                 lines.append(f"{self._constant(call.into)}({text})")
             if not call.elementwise:
                 self._release(dying, buffer_of, free)
-        results = [self._returned(x) for x in wanted]
+        results = [self._returned(x, any(x is y for y in wanted[:i])) for i, x in enumerate(wanted)]
         inputs = ", ".join(f"i{n}" for n in range(len(self.program.inputs)))
         body = "".join(f"    {line}\n" for line in lines)
         return f"def run({inputs}):\n{body}    return [{', '.join(results)}]\n"
@@ -420,14 +447,14 @@ class Runner:
     def _constant(self, x: Any, prefix: str = "c") -> str:
         """A name for an object in the code."""
         if callable(x):
-            name = f"f_{getattr(x, '__name__', 'function')}_{id(x)}"
+            name = f"f{len(self._names)}_{getattr(x, '__name__', 'function').strip('<>_')}"
         else:
             name = f"{prefix}{len(self._names)}"
         self._names[name] = x
         return name
 
-    def _returned(self, x: Any) -> str:
+    def _returned(self, x: Any, again: bool) -> str:
         if not isinstance(x, _Symbol):
             return f"{self._constant(np.array(x))}.copy()"
-        fresh = x.owner is x and x.name.startswith("v")
+        fresh = x.owner is x and x.name.startswith("v") and not again
         return x.name if fresh else f"{self._constant(np.array)}({x.name})"

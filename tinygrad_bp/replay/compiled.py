@@ -15,7 +15,9 @@ import numpy as np
 from tinygrad_bp.containers import elements_of, filled, leaves_of, like_elements, nodes_of, shaped
 from tinygrad_bp.differentiable import gradients_of
 from tinygrad_bp.graph import UNTRACKED
+from tinygrad_bp.hooks import hooks_of
 from tinygrad_bp.nn.module import Module
+from tinygrad_bp.recording import current_state, observers_of
 from tinygrad_bp.replay import array_numpy, scalar_numpy
 from tinygrad_bp.replay.gather import gathered
 from tinygrad_bp.replay.passes import optimized
@@ -54,7 +56,8 @@ def compile(
     The record holds for arguments of the same structure, shapes and dtypes; others are recorded on
     their own. Data are read at each call: those of the arguments, and those of leaves that the
     function reaches by itself, such as a model's parameters. Whatever else the function reaches
-    (numbers, numpy arrays) is a constant of the record.
+    (numbers, numpy arrays, random numbers that it draws) is a constant of the record; so is what a
+    Module keeps in attributes, unless the Module is an argument.
 
     Args:
         function: a function of numbers, arrays, nodes, Modules, and lists, tuples and dicts of
@@ -154,11 +157,18 @@ class Compiled:
         parts: list[Any] = [mode]
         for arg in args:
             _take_apart(arg, leaves, parts, mode == "backward", self._modules)
+        if any(isinstance(observer, Recorder) for observer in observers_of(current_state())):
+            raise TypeError(
+                f"{self.name}: a compiled function cannot be called in another; call its .f there"
+            )
         key = tuple(parts)
         with self._lock:
             recordings = self._kept.get(key, [])
             for recording in recordings:
-                outcome = recording.run(leaves)
+                try:
+                    outcome = recording.run(leaves)
+                except Exception:
+                    continue  # on another way through the code it may not arise; see below
                 if outcome is not None:
                     return recording, *outcome
             if recordings and self.on_branch == "raise":
@@ -207,7 +217,9 @@ class _Recording:
         self._mark_selected()
         with recording_by(recorder):
             pairs = zip(args, stand_ins, strict=True)
-            result = f(*(filled(arg, iter(xs)) for arg, xs in pairs))
+            given = [filled(arg, iter(xs)) for arg, xs in pairs]
+            result = f(*given)
+            _check_state(given, {id(x) for xs in stand_ins for x in xs}, set())
             outputs = nodes_of(result, f"the result of {getattr(f, '__name__', 'the function')}")
             numbers = [self._number(e) for x in outputs for e in elements_of(x)]
             self.template = _numbered(result, outputs)
@@ -244,6 +256,7 @@ class _Recording:
     def _differentiate(self, output: Any, numbers: list[int]) -> None:
         """Record the gradient of the first output; that of single numbers is the runner's work."""
         recorder = self.recorder
+        recorder.differentiates = True
         elements = elements_of(output)
         if len(elements) != 1 or np.size(getattr(elements[0], "_array", 0.0)) != 1:
             raise ValueError(
@@ -258,7 +271,7 @@ class _Recording:
         self.variables = [places[x.number] for x in variables]
         if recorder.kind == "scalar":
             return
-        root = elements[0]
+        root = recorder.operand(elements[0])
         gradients: list[Any] = [None] * len(variables)
         if isinstance(root, TracedTensor) and root.rule is not UNTRACKED:
             seed = np.ones(root.shape, root.dtype)
@@ -294,7 +307,9 @@ class _Recording:
             elif isinstance(leaf, Values):
                 inputs += [x._data for x in leaf.flat]
             else:
-                inputs.append(leaf._data if isinstance(leaf, Value) else leaf)
+                x = leaf._data if isinstance(leaf, Value) else leaf
+                i = self.program.inputs[len(inputs)]
+                inputs.append(x if scalar else np.asarray(x, self.program.dtypes[i]))
         inputs += [_data_of(x) for x in self.captured]
         if scalar and self.mode != "value":
             results, every = self.runner.value_and_gradient(inputs)
@@ -318,11 +333,13 @@ class _Recording:
         found = [leaf for _, leaf in leaves_of(args, "argument", further=True)]
         given = [_as_given(leaf, self.program.kind) for leaf in found]
         leaves = [*(x for leaf in given for x in elements_of(leaf)), *self.captured]
-        totals = []
+        totals: dict[int, Any] = {}  # a leaf may be there twice
         for i, g in zip(self.variables, gradients, strict=True):
-            before = leaves[i].grad
-            totals.append((leaves[i], g if before is None else before + g))
-        for leaf, total in totals:
+            leaf = leaves[i]
+            _check_leaf(leaf)
+            before = totals[id(leaf)][1] if id(leaf) in totals else leaf.grad
+            totals[id(leaf)] = leaf, g if before is None else before + g
+        for leaf, total in totals.values():
             leaf.grad = total
 
 
@@ -351,9 +368,14 @@ class _Parameters:
         self.module = module
         self.parameters = module.parameters()
         self.holders: list[tuple[Any, list[Any]]] = []
+        self.settings: list[Any] = []  # what else its forward() may go by
         self._remember(module, set())
 
     def _remember(self, x: Any, seen: set[int]) -> None:
+        if isinstance(x, (bool, int, float, str, type(None))):
+            self.settings += (type(x), x)
+        elif callable(x) and not isinstance(x, Module):
+            self.settings.append(id(x))
         if id(x) in seen or not isinstance(x, (Module, dict, list, tuple)):
             return
         seen.add(id(x))
@@ -376,6 +398,8 @@ def _take_apart(
     x: Any, leaves: list[Any], key: list[Any], by_tracked: bool, known: dict[int, _Parameters]
 ) -> None:
     """The leaves of an argument, and what a recording must agree with."""
+    if isinstance(x, (Tensor, Value)) and is_traced(x):
+        raise TypeError("argument: a quantity of a recording has no numbers to be given")
     if isinstance(x, Tensor):
         leaves.append(x)
         key += (Tensor, x._array.shape, x._array.dtype, by_tracked and x.rule)
@@ -385,6 +409,8 @@ def _take_apart(
     elif isinstance(x, np.ndarray):
         if x.dtype not in _FLOATS and x.dtype.kind not in "iu":
             x = as_array(x, "argument")
+        if type(x) is not np.ndarray:
+            x = as_array(x, "argument") if x.dtype in _FLOATS else np.asarray(x)
         leaves.append(x)
         key += (x.shape, x.dtype if x.dtype in _FLOATS else int)
     elif isinstance(x, Value):
@@ -402,6 +428,7 @@ def _take_apart(
             if len(known) > KEPT:
                 known.clear()
             found = known[id(x)] = _Parameters(x)
+        key += found.settings
         for parameter in found.parameters:
             _take_apart(parameter, leaves, key, by_tracked, known)
     elif isinstance(x, dict):
@@ -416,10 +443,29 @@ def _take_apart(
         leaves_of(x, "argument", further=True)  # raises, and says why
 
 
+def _check_state(x: Any, stand_ins: set[int], seen: set[int]) -> None:
+    """Raise if a Module has kept something of its recording: a replay will not do so again."""
+    if id(x) in stand_ins or id(x) in seen:
+        return
+    seen.add(id(x))
+    if is_traced(x):
+        raise ValueError(
+            "a Module among the arguments keeps a computed quantity in an attribute; a replay "
+            "would not: return it as a further output"
+        )
+    if isinstance(x, (Module, dict)):
+        x = list((vars(x) if isinstance(x, Module) else x).values())
+    if isinstance(x, (list, tuple)):
+        for part in x:
+            _check_state(part, stand_ins, seen)
+
+
 def _kind_of(leaves: Sequence[Any]) -> Kind:
     """Of single numbers where there are Values, or nothing but numbers."""
     if any(isinstance(x, Values) or (isinstance(x, Value) and x.requires_grad) for x in leaves):
         return "scalar"
+    if not leaves:
+        return "array"
     return "array" if any(isinstance(x, (Tensor, np.ndarray)) for x in leaves) else "scalar"
 
 
@@ -429,7 +475,11 @@ def _as_given(leaf: Any, kind: str) -> Any:
         return leaf
     if isinstance(leaf, np.ndarray):
         raise TypeError("a function of Values takes no array of integers; give it floats")
-    return values(leaf._array, requires_grad=leaf.rule is None)
+    if leaf.rule is None:
+        raise TypeError(
+            "a tracked Tensor and Values do not go together: its gradient would have no place"
+        )
+    return values(leaf._array, requires_grad=False)
 
 
 def _positions(argnums: Any, count: int) -> list[int]:
@@ -439,6 +489,17 @@ def _positions(argnums: Any, count: int) -> list[int]:
         if not isinstance(i, int) or not -count <= i < count:
             raise ValueError(f"argnums: expected positions among {count} arguments, got {argnums}")
     return [i % count for i in wanted]
+
+
+def _check_leaf(leaf: Any) -> None:
+    """Raise if a gradient added to a leaf would not be all that its user expects."""
+    if not leaf.is_leaf:
+        raise ValueError(
+            f"backward: a {type(leaf).__name__} that was computed was given; its ancestors would "
+            "get no gradient: give the leaves, or its detach()"
+        )
+    if hooks_of(leaf):
+        raise ValueError("backward: a compiled function calls no hooks, and a leaf has one")
 
 
 def _data_of(leaf: Any) -> Any:

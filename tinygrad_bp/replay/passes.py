@@ -61,7 +61,7 @@ def _key(x: Any) -> Any:
     if isinstance(x, slice):
         return "slice", x.start, x.stop, x.step
     hash(x)
-    return type(x).__name__, x
+    return type(x).__name__, x.hex() if isinstance(x, float) else x
 
 
 def without_dead_code(program: Program) -> Program:

@@ -220,7 +220,9 @@ class Program:
                 detail = self.details.get(i)
                 parts = [f"%{j}" for j in self.operands_of(i)]
                 if detail is not None:
-                    parts += [_short(p) for p in detail.parameters]
+                    count = len(parts) - placeholders(detail.parameters)
+                    given = filled_in(detail.parameters, list(map(_Named, parts)))
+                    parts = parts[:count] + [_short(p) for p in given]
                     parts += [f"{k}={_short(v)}" for k, v in detail.options.items()]
                 text = f"{rule.name}({', '.join(parts)})"
             shape = f" {list(self.shapes[i])}" if self.shapes else ""
@@ -231,6 +233,12 @@ class Program:
 
     def __repr__(self) -> str:
         return f"<{self.kind} program of {len(self)} instructions>"
+
+
+class _Named(str):
+    """The name of an instruction, which is shown without quotes."""
+
+    __repr__ = str.__str__
 
 
 def _name(rule: Any) -> str:

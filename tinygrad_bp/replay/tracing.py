@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tinygrad_bp import arrays, floats
+from tinygrad_bp import arrays, floats, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.debugging import _line_of_user as line_of_user
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet
@@ -52,18 +52,16 @@ class Recorder(Observer):
         self.leaves: dict[int, Node] = {}
         self.leaf_inputs: list[Any] = []
         self._known: dict[Any, Any] = {}  # constants by their bits, leaves by identity
+        self._held: list[Any] = []  # what is known by its identity must not vanish
         self.closed = False
+        self.differentiates = False
         self.scope = Scope("compiled", None, ROOT)
 
     # --- instructions ---------------------------------------------------------------------------
 
     def append(self, code: int, operands: Sequence[int], result: Any) -> int:
         """A new instruction; its number."""
-        if self.closed:
-            raise RuntimeError(
-                "this quantity belongs to a recording that has ended; return it from the compiled "
-                "function instead of keeping it"
-            )
+        self.check_open()
         i = len(self.codes)
         self.codes.append(code)
         padded = (*operands, -1, -1, -1)[:3] if len(operands) <= 3 else (-1, -1, -1)
@@ -72,6 +70,14 @@ class Recorder(Observer):
             self.shapes.append(np.shape(result))
             self.dtypes.append(np.asarray(result).dtype)
         return i
+
+    def check_open(self) -> None:
+        """Raise RuntimeError if the recording has ended."""
+        if self.closed:
+            raise RuntimeError(
+                "this quantity belongs to a recording that has ended; return it from the compiled "
+                "function instead of keeping it"
+            )
 
     def input(self, x: Any) -> int:
         """An instruction that is given at each run."""
@@ -98,8 +104,11 @@ class Recorder(Observer):
             return self._known[id(x)]
         if not x.is_leaf and self.was_here(x):
             for node in topological_order(x):  # of leaves alone, and so by the plain operations
+                if not node.is_leaf and not self.was_here(node):
+                    self.leaf(node)  # refuses it
                 if id(node) not in self._known and not node.is_leaf:
                     self._known[id(node)] = self._again(node)
+                    self._held.append(node)
             return self._known[id(x)]
         if not x.is_leaf:
             raise ValueError(
@@ -109,6 +118,7 @@ class Recorder(Observer):
         if x.rule is UNTRACKED and self.was_here(x):
             return x._data if isinstance(x, Value) else x._array  # made here: a constant
         self._known[id(x)] = given = input_like(self, x)
+        self._held.append(x)
         self.leaves[given.number] = x
         self.leaf_inputs.append(given)
         return given
@@ -135,6 +145,7 @@ class Recorder(Observer):
 
     def guard(self, condition: int, outcome: bool) -> None:
         """Note a decision that Python takes."""
+        self.check_open()
         self.guards.append(Guard(condition, outcome, line_of_user()))
 
     def operation(
@@ -147,7 +158,13 @@ class Recorder(Observer):
         options: dict[str, Any],
     ) -> None:
         """Look at a plain operation: it has to be repeatable."""
+        unrecorded = resolve(current_state()) is None
         for x in operands:
+            if unrecorded and isinstance(x, Node) and not is_traced(x):
+                raise ValueError(
+                    f"{rule.name}: under no_grad() a compiled function cannot compute with leaves "
+                    "alone; pass them as arguments"
+                )
             if (
                 isinstance(x, Node)
                 and not is_traced(x)
@@ -159,6 +176,24 @@ class Recorder(Observer):
                     f"{type(x).__name__}{_labelled(x)} from outside; pass it as an argument, so "
                     "that a later run sees its data of then"
                 )
+
+    def read(self, node: Any) -> None:
+        """Refuse to have numbers read that a later run will see others of."""
+        made_here = self.was_here(node)
+        if (node.is_leaf and not made_here) or (made_here and node.rule is not UNTRACKED):
+            raise TypeError(
+                f"the compiled function reads the numbers of a {type(node).__name__}"
+                f"{_labelled(node)}: they would be those of this run; pass it as an argument, or "
+                "return it as a further output"
+            )
+
+    def swept(self, step: Any, reached: set[Any]) -> None:
+        """Refuse a backward sweep of the function's own."""
+        if not self.differentiates:
+            raise TypeError(
+                "the compiled function runs backward(): call backward() or value_and_grad() of the "
+                "compiled function instead"
+            )
 
     def operand(self, x: Any) -> Any:
         """What an operation is applied to, with a leaf as a traced input."""
@@ -227,6 +262,9 @@ class _Traced:
     @grad.setter
     def grad(self, grad: Any) -> None:
         raise ValueError("grad: while a function is being recorded, gradients cannot be set")
+
+    def __reduce__(self) -> Any:
+        _refuse("a copy")
 
     def item(self) -> Any:
         """Refused."""
@@ -356,6 +394,30 @@ class Index(ArrayByRules):
     def __array__(self, *unused: Any, **also: Any) -> Any:
         _refuse("the numpy array")
 
+    def __lt__(self, other: Any) -> Any:
+        return self._as_floats() < other
+
+    def __le__(self, other: Any) -> Any:
+        return self._as_floats() <= other
+
+    def __gt__(self, other: Any) -> Any:
+        return self._as_floats() > other
+
+    def __ge__(self, other: Any) -> Any:
+        return self._as_floats() >= other
+
+    def __eq__(self, other: Any) -> Any:
+        return self._as_floats() == other
+
+    def __ne__(self, other: Any) -> Any:
+        return self._as_floats() != other
+
+    def __bool__(self) -> bool:
+        return bool(self._as_floats() != 0.0)
+
+    __hash__ = object.__hash__
+    __array_ufunc__ = None
+
     @staticmethod
     def _interpret(
         rule: Any,
@@ -365,8 +427,8 @@ class Index(ArrayByRules):
     ) -> Any:
         """Record what is done to the index itself; other operations are on its numbers."""
         if rule not in (tape.pick, tape.one_hot, tape.as_floats):
-            floats_ = [x._as_floats() if isinstance(x, Index) else x for x in operands]
-            return _operation(rule, floats_, parameters, options)
+            given = [x._as_floats() if isinstance(x, Index) else x for x in operands]
+            return _operation(rule, given, parameters, options)
         (x,) = operands
         result = rule.apply(arrays, [x._numbers], parameters, options or {})
         recorder = x.recorder
@@ -413,7 +475,23 @@ class Condition:
     def __invert__(self) -> Any:
         return _compared(tape.logical_not, self)
 
+    def all(self) -> Any:
+        """Whether it holds everywhere."""
+        return _operation(rules.where, (self, 1.0, 0.0)).prod() != 0.0
+
+    def any(self) -> Any:
+        """Whether it holds anywhere."""
+        return _operation(rules.where, (self, 1.0, 0.0)).sum() != 0.0
+
     __rand__, __ror__ = __and__, __or__
+    __array_ufunc__ = None  # an array on the left leaves the operator to us
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: Any) -> Any:
+        return _compared(tape.equal, self, float(other) if isinstance(other, bool) else other)
+
+    def __ne__(self, other: Any) -> Any:
+        return _compared(tape.not_equal, self, float(other) if isinstance(other, bool) else other)
 
     _interpret = staticmethod(_Traced._interpret)
 
@@ -437,8 +515,15 @@ def _numbers(x: Any, rule: Any, is_condition: bool, kind: str) -> Any:
         return x._array
     if is_condition:
         return bool(x) if kind == "scalar" else np.asarray(x) != 0
+    if isinstance(rule, ArrayRule):
+        return as_array(x, rule.name)
     if isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool):
         return float(x)
+    if isinstance(x, np.ndarray) and x.dtype == object:
+        raise TypeError(
+            f"{rule.name}: arrays and Values do not mix; pass the Values, or the Module that holds "
+            "them, as an argument"
+        )
     if kind == "scalar":
         raise TypeError(f"{rule.name}: expected a real number, got {type(x).__name__}")
     return as_array(x, rule.name)
@@ -450,7 +535,7 @@ def _operation(
     parameters: tuple[Any, ...] = (),
     options: dict[str, Any] | None = None,
 ) -> Any:
-    recorder = _recorder_of(operands)
+    recorder = _recorder_of([*operands, *_flat(parameters)])
     kind = recorder.kind
     operands = [recorder.operand(x) for x in operands]
     options = {name: frozen(p) for name, p in (options or {}).items()}
@@ -486,6 +571,12 @@ def _operation(
     elif isinstance(node, TracedValue) and not recording and rule is not tape.detach:
         return _operation(tape.detach, (node,))
     return node
+
+
+def _flat(parameters: Any) -> list[Any]:
+    if isinstance(parameters, (list, tuple)):
+        return [x for part in parameters for x in _flat(part)]
+    return [parameters]
 
 
 def _replaced(parameters: Any, by: Callable[[Index], Any]) -> Any:
@@ -568,6 +659,11 @@ class recording_by(_Block):
 
     def _observers(self, outer: tuple[Observer, ...]) -> tuple[Observer, ...]:
         return (*outer, self.recorder)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is not None:
+            self.recorder.closed = True
+        super().__exit__(kind, error, trace)
 
 
 def input_like(recorder: Recorder, x: Any, dtype: Any = None) -> Any:
