@@ -99,9 +99,10 @@ def equal(a, b):
 
 
 def total(tree):
-    """The sums of squares of all arrays, and of all numbers."""
-    parts = [x * x if isinstance(x, Value) else tb.sum(x * x) for _, x in leaves_of(tree, "x")]
-    return [sum(p for p in parts if isinstance(p, kind)) for kind in (Tensor, Value)]
+    """The sums of squares of all arrays, and of all numbers (beside arrays they are arrays too)."""
+    leaves = [x for _, x in leaves_of(tree, "x")]
+    arrays = [tb.sum(x * x) for x in leaves if getattr(x, "shape", ())]
+    return [sum(arrays), sum(x * x for x in leaves if not getattr(x, "shape", ()))]
 
 
 @given(TREES)

@@ -492,7 +492,7 @@ def test_e15_paths_double_while_the_sweep_visits_each_edge_once(depth):
     edges = [edge for step in tb.sweep(b) for edge in step.edges]
     assert len(edges) == 2 * depth
     b.backward()
-    # All local derivatives are 1, so the gradient is the number of paths: exact, being a power of 2.
+    # All local derivatives are 1, so the gradient is the number of paths: exact, a power of 2.
     assert int(a.grad) == 2**depth
 
 

@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 M = Any  # a namespace of array functions
 X = Any  # whatever that namespace computes with
@@ -52,6 +52,8 @@ class ArrayRule:
         analytic: bool,
         forward: Forward,
     ) -> None:
+        if forward not in get_args(Forward):
+            raise ValueError(f"forward: expected one of {get_args(Forward)}, got {forward!r}")
         self.analytic = analytic
         self.forward = forward
         self.value = value

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -25,8 +26,8 @@ import numpy as np
 from tinygrad_bp import array_rules
 from tinygrad_bp.containers import elements_of, filled, leaves_like, leaves_of, nodes_of, shaped
 from tinygrad_bp.differentiable import check_leaf_data, leaf_data, link
-from tinygrad_bp.graph import Node
-from tinygrad_bp.recording import enable_grad
+from tinygrad_bp.graph import Node, topological_order
+from tinygrad_bp.recording import enable_grad, is_grad_enabled
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.series import (
     SeriesTensor,
@@ -46,13 +47,18 @@ Mode = Literal["auto", "reverse", "forward"]
 # What derivative the present code is evaluated for. Within "reverse", gradients must be nodes.
 _within: ContextVar[Literal["", "forward", "reverse"]] = ContextVar("within", default="")
 
+# The leaves that stand for arguments of derivatives under way, by id. An argument with one among
+# its ancestors says the same, also in a thread that the derivative has started.
+_under_way: Counter[int] = Counter()
+
 
 def grad(f: Callable[..., Any], argnums: Argnums = 0, *, create_graph: bool | None = None) -> Any:
     """The gradient of a function, as a function of the same arguments.
 
     Args:
         f: a function that returns a single number, as a Value or a Tensor.
-        argnums: by which argument to differentiate: its position or name; several, for a tuple.
+        argnums: by which argument to differentiate: its position or name; several, for a tuple. A
+            Module is copied for the call: what its forward() assigns to it is lost.
         create_graph: True for a gradient of nodes, which can be differentiated again. If not given
             it is so inside of another derivative.
 
@@ -92,7 +98,8 @@ def value_and_grad(
     Args:
         f: a function that returns a single number, as a Value or a Tensor.
         argnums: by which argument to differentiate: its position or name; several, for a tuple.
-        has_aux: f returns a pair: the number, and something else that is handed through.
+        has_aux: f returns a pair: the number, and something else that is handed through, with its
+            nodes detached (unless create_graph).
         create_graph: see `grad`.
 
     Returns:
@@ -101,6 +108,7 @@ def value_and_grad(
     Raises:
         See `grad`.
     """
+    _check(f, argnums)
 
     @functools.wraps(f, updated=())
     def derivative(*args: Any, **kwargs: Any) -> Any:
@@ -114,6 +122,7 @@ def value_and_grad(
         gradients = run.gradients(root)
         run.close()
         value = _presented(root, root, run.nodes)
+        aux = aux if run.create_graph else _detached(aux)
         return (value, aux) if has_aux else value, run.shaped(run.presented(gradients))
 
     return derivative
@@ -143,7 +152,11 @@ def vjp(f: Callable[..., Any], *primals: Any, create_graph: bool | None = None) 
 
     def pull(cotangent: Any) -> Any:
         check_leaf_data(data)
-        return run.shaped(run.presented(run.gradients(root, _seed(root, cotangent, "u"))))
+        # In a derivative that began after this function was evaluated, u may have a history.
+        again = run.create_graph or (create_graph is None and bool(_within.get()))
+        nodes = run.nodes or again
+        seed = _seed(root, cotangent if nodes else _number(cotangent), "u")
+        return run.shaped(run.presented(run.gradients(root, seed, again), nodes))
 
     return _presented(root, root, run.nodes), pull
 
@@ -206,6 +219,8 @@ def jacobian(
     if mode not in ("auto", "reverse", "forward"):
         raise ValueError(f"mode: expected 'auto', 'reverse' or 'forward', got {mode!r}")
 
+    _check(f, argnums)
+
     @functools.wraps(f, updated=())
     def matrix(*args: Any, **kwargs: Any) -> Any:
         run = _Run(f, argnums, args, kwargs, create_graph)
@@ -239,6 +254,7 @@ def hessian(
     Raises:
         See `grad`.
     """
+    _check(f, argnums)
 
     @functools.wraps(f, updated=())
     def matrix(*args: Any, **kwargs: Any) -> Any:
@@ -273,14 +289,14 @@ def hvp(
     Raises:
         See `grad` and `jvp`.
     """
-    argnums: Any = tuple(range(len(primals))) if isinstance(primals, tuple) else 0
+    argnums: Any = tuple(range(len(primals))) if type(primals) is tuple else 0
     return jvp(grad(f, argnums), primals, tangents, create_graph=create_graph)[1]
 
 
 def derivative(f: Callable[..., Any], n: int = 1, *, create_graph: bool | None = None) -> Any:
     """The n-th derivative of a function of one variable, as a function.
 
-    By its Taylor series, at a cost that grows with n² and not with 2ⁿ.
+    By its Taylor series, at a cost that grows with n² to n³, and not with 2ⁿ.
 
     Args:
         f: a function of one number. At an array it is differentiated in the direction of all ones:
@@ -299,7 +315,9 @@ def derivative(f: Callable[..., Any], n: int = 1, *, create_graph: bool | None =
 
     @functools.wraps(f, updated=())
     def function(x: Any) -> Any:
-        return taylor(f, x, n, create_graph=create_graph)[n] * float(math.factorial(n))
+        coefficient = taylor(f, x, n, create_graph=create_graph)[n]
+        with enable_grad() if create_graph else nullcontext():
+            return coefficient * float(math.factorial(n))
 
     return function
 
@@ -328,7 +346,10 @@ def taylor(
     if len(found) != 1 or isinstance(x, (list, tuple, dict)):
         raise TypeError(f"x: expected one number or array, got a {type(x).__name__} of them")
     ones = np.ones(_shape(found[0][1]))
-    output, tag, nodes = _forward(f, x, ones, max(order, 1), create_graph)
+    try:
+        output, tag, nodes = _forward(f, x, ones, max(order, 1), create_graph)
+    except RecursionError:  # every order is a partial derivative within the one before
+        raise ValueError(f"order: {order} is too high for this function") from None
     output = _node(output, f)
     return [_presented(_coefficient(output, k, tag), output, nodes) for k in range(order + 1)]
 
@@ -357,17 +378,27 @@ class _Run:
         kwargs: dict[str, Any],
         create_graph: bool | None,
     ) -> None:
-        outside = _within.get()
-        self.nodes = bool(outside) if create_graph is None else create_graph
-        self.create_graph = outside == "reverse" if create_graph is None else create_graph
-        self.f, self.args, self.kwargs = f, args, kwargs
-        self.single = isinstance(argnums, (int, str))
         self.keys = _keys(f, argnums, args, kwargs)
         self.trees = [kwargs[k] if isinstance(k, str) else args[k] for k in self.keys]
         named = zip(self.trees, self.keys, strict=True)
-        self.leaves = [leaf for t, k in named for _, leaf in leaves_of(t, _argument(f, k))]
+        self.leaves = _in_kind([x for t, k in named for _, x in leaves_of(t, _argument(f, k))])
+        outside = _within.get() or _kind_of_history(self.leaves)
+        self.nodes = bool(outside) if create_graph is None else create_graph
+        recorded = outside == "reverse" and is_grad_enabled()
+        self.create_graph = recorded if create_graph is None else create_graph
+        self.f, self.args, self.kwargs = f, args, kwargs
+        self.single = isinstance(argnums, (int, str, np.integer))
         self.variables: list[Node] = []
-        self.result = self.evaluate(list(map(self._stand_in, self.leaves)), "reverse")
+        stand_ins = list(map(self._stand_in, self.leaves))
+        under_way = [id(variable) for variable in self.variables]
+        _under_way.update(under_way)
+        try:
+            self.result = self.evaluate(stand_ins, "reverse")
+        finally:
+            _under_way.subtract(under_way)
+            for number in under_way:
+                if not _under_way[number]:
+                    del _under_way[number]
 
     def _stand_in(self, leaf: Any) -> Any:
         pairs = [_fresh(x) for x in elements_of(leaf)]
@@ -421,7 +452,8 @@ class _Run:
             for unit in np.eye(math.prod(shape)).reshape(math.prod(shape), *shape):
                 tag, moved = new_tag(), list(self.leaves)
                 moved[i] = _moved(leaf, unit, 1, tag)
-                output = _node(self.evaluate(moved, "forward"), self.f)
+                mode: Any = "reverse" if self.create_graph else "forward"
+                output = _node(self.evaluate(moved, mode), self.f)
                 columns.append(_coefficient(output, 1, tag))
             jacobians.append(_stacked(columns, root, _shape(root) + shape, axis=-1))
         return jacobians
@@ -433,16 +465,43 @@ class _Run:
             for variable, origin in zip(self.variables, origins, strict=True):
                 link(variable, _innermost(origin))
 
-    def presented(self, results: Sequence[Any]) -> list[Any]:
+    def presented(self, results: Sequence[Any], nodes: bool | None = None) -> list[Any]:
         """Results, one per leaf, as the user gets them."""
         pairs = zip(results, self.leaves, strict=True)
-        return [_presented(x, leaf, self.nodes) for x, leaf in pairs]
+        return [_presented(x, leaf, self.nodes if nodes is None else nodes) for x, leaf in pairs]
 
     def shaped(self, results: Sequence[Any]) -> Any:
         """Results, one per leaf, in the structure of the arguments."""
         rest = iter(results)
         trees = tuple(shaped(tree, rest) for tree in self.trees)
         return trees[0] if self.single else trees
+
+
+def _in_kind(leaves: Sequence[Any]) -> list[Any]:
+    """Leaves that can meet: beside arrays, numbers become arrays of no dimensions."""
+    dtypes = [x.dtype for x in leaves if isinstance(x, Tensor)]
+    if not dtypes:
+        return list(leaves)
+    return [
+        Tensor(x.data, requires_grad=False, dtype=np.result_type(*dtypes))
+        if isinstance(x, Value) and not x.requires_grad
+        else x
+        for x in leaves
+    ]
+
+
+def _kind_of_history(leaves: Sequence[Any]) -> Literal["", "reverse"]:
+    """Whether arguments stem from a derivative under way, perhaps of another thread."""
+    for x in (element for leaf in leaves for element in elements_of(leaf)):
+        if isinstance(x, (SeriesValue, SeriesTensor)):
+            return "reverse"
+        if (
+            _under_way
+            and x.requires_grad
+            and any(id(n) in _under_way for n in topological_order(x))
+        ):
+            return "reverse"
+    return ""
 
 
 def _fresh(x: Any) -> tuple[Any, Any]:
@@ -468,15 +527,17 @@ def _forward(
     f: Callable[..., Any], primals: Any, tangents: Any, order: int, create_graph: bool | None
 ) -> tuple[Any, int, bool]:
     """A function of series; what it returned, their tag, and whether results are to be nodes."""
-    several = isinstance(primals, tuple)
+    several = type(primals) is tuple  # and not a named one, which is a structure
     if several and not isinstance(tangents, tuple):
         raise TypeError(f"tangents: expected a tuple like primals, got {_kind(tangents)}")
     trees, directions = (primals, tangents) if several else ((primals,), (tangents,))
-    leaves = [leaf for _, leaf in leaves_of(trees, "primals")]
+    leaves = _in_kind([leaf for _, leaf in leaves_of(trees, "primals")])
     velocities = leaves_like(trees, directions, "tangents")
-    nodes = bool(_within.get()) if create_graph is None else create_graph
+    inside = _within.get() or _kind_of_history([*leaves, *velocities])
+    nodes = bool(inside) if create_graph is None else create_graph
     if not nodes:
         leaves = [leaf.detach() for leaf in leaves]
+        velocities = [velocity.detach() for velocity in velocities]
     tag = new_tag()
     pairs = zip(leaves, velocities, strict=True)
     args = filled(trees, iter([_moved(leaf, v, order, tag) for leaf, v in pairs]))
@@ -486,6 +547,12 @@ def _forward(
 
 def _moved(leaf: Any, velocity: Any, order: int, tag: int) -> Any:
     """The series of a leaf that moves at a constant velocity."""
+    kind = next(kind for kind in (Values, Value, Tensor) if isinstance(leaf, kind))
+    if not isinstance(velocity, kind) and getattr(velocity, "requires_grad", False):
+        raise TypeError(
+            f"tangents: expected a {kind.__name__} like its primal, got a "
+            f"{type(velocity).__name__}, whose history would be lost"
+        )
     if isinstance(leaf, Values):
         parts = velocity.flat if isinstance(velocity, np.ndarray) else velocity.data.flat
         pairs = zip(leaf.flat, parts, strict=True)
@@ -509,6 +576,20 @@ def _coefficient(x: Any, k: int, tag: int) -> Any:
 # --- functions, arguments and results -----------------------------------------------------------
 
 
+def _check(f: Any, argnums: Any) -> None:
+    if not callable(f):
+        raise TypeError(
+            f"f: expected a function, got {_kind(f)}; the gradient of a node is node.backward()"
+        )
+    several = argnums if isinstance(argnums, (list, tuple, range)) else [argnums]
+    for key in several:
+        if not isinstance(key, (int, str, np.integer)) or isinstance(key, bool):
+            raise TypeError(
+                f"argnums: expected positions or names of arguments, got {_kind(argnums)}; the "
+                "arguments themselves come after: grad(f)(x)"
+            )
+
+
 def _evaluate(
     f: Callable[..., Any],
     args: Sequence[Any],
@@ -517,7 +598,7 @@ def _evaluate(
 ) -> Any:
     token = _within.set("reverse" if _within.get() == "reverse" else mode)
     try:
-        with enable_grad() if mode == "reverse" else nullcontext():
+        with enable_grad():  # what is around a derivative does not matter, what is within it does
             return f(*args, **kwargs)
     finally:
         _within.reset(token)
@@ -527,13 +608,12 @@ def _keys(
     f: Callable[..., Any], argnums: Argnums, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> list[int | str]:
     """Where the arguments stand in this call: positions, or names of keyword arguments."""
-    several = [argnums] if isinstance(argnums, (int, str)) else list(argnums)
+    several: Any = [argnums] if isinstance(argnums, (int, str, np.integer)) else list(argnums)
     keys: list[int | str] = []
     for key in several:
         if isinstance(key, str) and key not in kwargs:
-            names = list(inspect.signature(f).parameters)
-            key = names.index(key) if key in names else len(args)
-        if isinstance(key, int):
+            key = _position(f, key, len(args))
+        if isinstance(key, (int, np.integer)):
             if not -len(args) <= key < len(args):
                 raise ValueError(
                     f"argnums: there is no argument {argnums!r} among {len(args)} positional ones "
@@ -544,6 +624,14 @@ def _keys(
     if len(set(keys)) < len(keys):
         raise ValueError(f"argnums: expected every argument once, got {argnums!r}")
     return keys
+
+
+def _position(f: Callable[..., Any], name: str, count: int) -> int:
+    """The position of a parameter by name; `count`, which is none, if it cannot be given by one."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(f).parameters.values()
+    names = [p.name for p in parameters if p.kind in positional]
+    return names.index(name) if name in names else count
 
 
 def _argument(f: Callable[..., Any], key: int | str) -> str:
@@ -582,6 +670,8 @@ def _seed(root: Any, cotangent: Any, what: str) -> Any:
     else:
         if not isinstance(root, Value):
             cotangent = as_array(cotangent, what, root.dtype if isinstance(root, Tensor) else None)
+        elif isinstance(cotangent, np.ndarray) and not cotangent.ndim:
+            cotangent = float(cotangent)
         else:
             cotangent = Value(cotangent).data
         found = np.shape(cotangent)
@@ -593,8 +683,8 @@ def _seed(root: Any, cotangent: Any, what: str) -> Any:
 def _check_order(n: Any) -> None:
     if not isinstance(n, (int, np.integer)) or isinstance(n, bool):
         raise TypeError(f"order: expected an int, got {_kind(n)}")
-    if n < 0:
-        raise ValueError(f"order: expected 0 or more, got {n}")
+    if not 0 <= n <= 170:  # 171! is no float
+        raise ValueError(f"order: expected 0 to 170, got {n}")
 
 
 def _like(x: Any, elements: Sequence[Any]) -> Any:
@@ -616,7 +706,8 @@ def _stacked(parts: Sequence[Any], like: Any, shape: tuple[int, ...], axis: int)
             return np.stack(rows, axis).reshape(shape) if rows else np.zeros(shape, like.dtype)
         constant_zero = constant(np.zeros(like.shape, like.dtype))
         nodes = [constant_zero if part is None else _as_node(part) for part in parts]
-        return array_rules.reshape(array_rules.stack(nodes, axis), shape)
+        with enable_grad():
+            return array_rules.reshape(array_rules.stack(nodes, axis), shape)
     if not shape:
         return parts[0] if parts else None
     cells = np.full(shape, None, dtype=object)
@@ -634,6 +725,17 @@ def _cell(x: Any) -> Any:
 
 def _as_node(x: Any) -> Any:
     return x if isinstance(x, Node) else constant(0.0 if x is None else x)
+
+
+def _detached(x: Any) -> Any:
+    """Something else that a function returned, without the graph that it was computed by."""
+    if isinstance(x, (Value, Tensor, Values)):
+        return x.detach()
+    if isinstance(x, dict):
+        return {key: _detached(part) for key, part in x.items()}
+    if type(x) in (list, tuple):
+        return type(x)(map(_detached, x))
+    return x
 
 
 def _presented(x: Any, like: Any, nodes: bool) -> Any:

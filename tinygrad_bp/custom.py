@@ -78,6 +78,11 @@ def elementwise(
     )
 
     def decorate(value: Callable[..., Any]) -> Rule:
+        if not callable(value):
+            raise TypeError(
+                "elementwise: expected a function to decorate; write @tb.elementwise(dx), where dx "
+                "is the derivative"
+            )
         rule = make(value)
         if check:
             Context().run(check_rule, rule)
@@ -127,6 +132,15 @@ def structural(
         forward=forward,
         table=None,
     )
+
+    if not pullbacks or not all(map(callable, pullbacks)):
+        raise TypeError("structural: expected a pullback for each operand: @tb.structural(pull)")
+    for arguments in check:
+        if not isinstance(arguments, tuple):
+            raise TypeError(
+                "check: expected tuples of arguments, [(x, ...), ...], got a "
+                f"{type(arguments).__name__} among them"
+            )
 
     def decorate(value: Callable[..., Any]) -> ArrayRule:
         rule = make(value)

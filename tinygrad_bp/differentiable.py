@@ -160,8 +160,9 @@ class _Twin(Node):
         """What a hook has put in the place of a gradient."""
         if not isinstance(gradient, Node):
             return self.original._seed(gradient)
-        if getattr(gradient, "shape", ()) != getattr(self.original, "shape", ()):
-            raise ValueError("gradient: expected another shape")
+        got, expected = (getattr(x, "shape", ()) for x in (gradient, self.original))
+        if got != expected:
+            raise ValueError(f"gradient: expected shape {expected}, got {got}")
         return gradient
 
 

@@ -135,7 +135,8 @@ class Node:
 
         Args:
             hook: returns None, or what is to take the gradient's place: a number or an array of
-                its shape; a node, where a graph of the gradient is made.
+                its shape; a node, where a graph of the gradient is made. Written with operators
+                and numpy's functions it serves both.
 
         Returns:
             A handle, whose `remove()` takes the hook back.

@@ -12,7 +12,7 @@ from tinygrad_bp.recording import Label
 Hook = Callable[[Any], Any]
 
 # Whether there ever was a hook: until then a sweep does not look for any. The hooks of a node are
-# its own, beside its label: so they go with it, also where they refer to it.
+# its own, beside its label, and go with it (one that refers to its node, when the collector runs).
 any_hooks: list[bool] = []
 _numbers = itertools.count()
 

@@ -252,9 +252,10 @@ class _Mode(_Block):
 class no_grad(_Mode):
     """Within this block, or in a function decorated with it, operations are not recorded.
 
-    The results are constants: they require no gradient and remember nothing. The state is that of
-    the present thread and asyncio task alone. An operation that runs while a generator is suspended
-    inside such a block raises RuntimeError instead of being silently affected.
+    The results are constants: they require no gradient and remember nothing, and derivatives of
+    forward mode do not pass through them. The state is that of the present thread and asyncio task
+    alone. An operation that runs while a generator is suspended inside such a block raises
+    RuntimeError instead of being silently affected.
 
     Example:
         >>> x = Value(3.0)

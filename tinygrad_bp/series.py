@@ -30,7 +30,7 @@ from tinygrad_bp.derivatives import read_only
 from tinygrad_bp.differentiable import fitted, gradients_of, operations
 from tinygrad_bp.graph import UNTRACKED, Node
 from tinygrad_bp.operators import ArrayByRules, ByRules
-from tinygrad_bp.recording import ROOT, current_state, enable_grad, resolve
+from tinygrad_bp.recording import ROOT, current_state, enable_grad, is_grad_enabled, resolve
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.tensor import _EXPOSED, Tensor, as_array
 from tinygrad_bp.value import Value
@@ -147,8 +147,8 @@ def series(
         is_leaf: whether it stands for a leaf.
     """
     first = coefficients[0]
-    if order == 0:
-        return first
+    if order == 0 or not (is_leaf or is_grad_enabled()):
+        return first  # under no_grad() a result is a constant, as it is in reverse mode
     x: Any
     if isinstance(first, Value):
         x = object.__new__(SeriesValue)

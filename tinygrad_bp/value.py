@@ -48,7 +48,10 @@ def _number(x: Any, what: str) -> float:
             pass
     hint = ""
     if hasattr(x, "__array__") or isinstance(x, (list, tuple)):
-        hint = "; for arrays use tb.Tensor(...), or tb.values(...) for an array of Values"
+        hint = (
+            "; for arrays use tb.Tensor(...), also for a number that meets them (as an argument "
+            "np.array(2.0)), or tb.values(...) for an array of Values"
+        )
     raise TypeError(f"{what}: expected a real number, got {type(x).__name__}{hint}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from types import MethodType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -148,7 +149,7 @@ def substituted(x: Any, twins: dict[int, Any]) -> Any:
     if isinstance(x, Module):
         twin = twins[id(x)] = copy.copy(x)
         for key, value in vars(x).items():
-            setattr(twin, key, substituted(value, twins))
+            vars(twin)[key] = substituted(value, twins)
         return twin
     if isinstance(x, dict):
         copied: Any = {key: substituted(value, twins) for key, value in x.items()}
@@ -158,6 +159,8 @@ def substituted(x: Any, twins: dict[int, Any]) -> Any:
         changed = any(a is not b for a, b in zip(copied, x, strict=True))
         if changed and isinstance(x, tuple):
             copied = type(x)(*copied) if hasattr(x, "_fields") else tuple(copied)
+    elif isinstance(x, MethodType) and isinstance(x.__self__, Module):  # self.f = self._f
+        return MethodType(x.__func__, substituted(x.__self__, twins))
     else:
         return x
     return copied if changed else x
