@@ -88,8 +88,12 @@ def compile(
     """
     if on_branch not in ("record", "raise"):
         raise ValueError(f"on_branch: expected 'record' or 'raise', got {on_branch!r}")
+    if engine not in ("numpy", "numba", "jax"):
+        raise ValueError(f"engine: expected 'numpy', 'numba' or 'jax', got {engine!r}")
     if function is None:
-        return functools.partial(compile, argnums=argnums, on_branch=on_branch, optimize=optimize)
+        return functools.partial(
+            compile, argnums=argnums, on_branch=on_branch, optimize=optimize, engine=engine
+        )
     if not callable(function):
         raise TypeError(f"function: expected something to call, got {type(function).__name__}")
     return Compiled(function, argnums, on_branch, optimize, engine)
@@ -146,9 +150,46 @@ class Compiled:
         recording.commit(gradients, args)
         return _put(recording.template, results)
 
-    def program(self, *args: Any) -> Program:
-        """The program of the function's value, for such arguments."""
-        recording: _Recording = self._run("value", args)[0]
+    def batch(
+        self,
+        *args: Any,
+        rows: Sequence[int],
+        gradient: Literal["rows", "sum"] | None = None,
+        threads: int = 1,
+    ) -> Any:
+        """The function of single numbers at many rows of data, from the record of one.
+
+        Args:
+            args: as for a single call, but that those named by `rows` have a further first axis:
+                one entry per row.
+            rows: which arguments these are.
+            gradient: "rows" for the gradient by the arguments `argnums` at every row, "sum" for its
+                sum over the rows.
+            threads: how many to use; the engine "numba" can use several.
+
+        Returns:
+            The values, an array of one number per row; with `gradient` the pair of them and the
+            gradient in the arguments' structure, in which "rows" puts a further first axis.
+
+        Raises:
+            TypeError: the function is one of arrays, or it returns several things.
+            ValueError: there are no rows, or their numbers differ.
+            RuntimeError: a row takes another branch than the first.
+        """
+        if gradient not in (None, "rows", "sum"):
+            raise ValueError(f"gradient: expected 'rows', 'sum' or None, got {gradient!r}")
+        data = {i % len(args): as_array(args[i], f"argument {i}") for i in rows}
+        counts = {len(x) if x.ndim else 0 for x in data.values()}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(f"rows: expected arguments of equally many rows, got {sorted(counts)}")
+        example = tuple(data[i][0] if i in data else arg for i, arg in enumerate(args))
+        recording = self._run("value" if gradient is None else "value_and_grad", example)[0]
+        return recording.batch(args, data, gradient, threads)
+
+    def program(self, *args: Any, gradient: bool = False) -> Program:
+        """The program that such arguments lead to: of the value, or of value and gradient."""
+        mode: Mode = "value_and_grad" if gradient else "value"
+        recording: _Recording = self._run(mode, args)[0]
         return recording.program
 
     def _run(self, mode: Mode, args: tuple[Any, ...]) -> tuple[Any, list[Any], list[Any]]:
@@ -317,6 +358,42 @@ class _Recording:
         results = self.runner.values(inputs)
         return (results.tolist() if scalar else results), []
 
+    def batch(
+        self,
+        args: tuple[Any, ...],
+        data: dict[int, Any],
+        gradient: Literal["rows", "sum"] | None,
+        threads: int,
+    ) -> Any:
+        """The values at every row, and the gradient; see `Compiled.batch`."""
+        if self.program.kind != "scalar" or self.size != 1:
+            raise TypeError("batch: expected a function of Values that returns a single number")
+        inputs: list[Any] = []
+        for i, arg in enumerate(args):
+            if i in data:
+                inputs += list(data[i].reshape(len(data[i]), -1).T)
+            else:
+                for leaf in leaves_of(arg, "argument", further=True):
+                    inputs += [e._data for e in elements_of(_as_given(leaf[1], "scalar"))]
+        inputs += [float(_data_of(x)) for x in self.captured]
+        results, gradients = self.runner.batch(
+            inputs,
+            gradients=gradient is not None,
+            sum_gradients=gradient == "sum",
+            threads=threads,
+        )
+        for k, guard in enumerate(self.program.guards, len(self.program.outputs)):
+            other = np.flatnonzero((results[:, k] != 0.0) != guard.outcome)
+            if len(other):
+                raise RuntimeError(
+                    f"batch: {len(other)} rows, the first of them {other[0]}, take another branch "
+                    f"than row 0{guard.line}; use where(), or call them apart"
+                )
+        if gradient is None:
+            return results[:, 0]
+        parts = gradients[..., self.variables]
+        return results[:, 0], _put_rows(self.gradient_template, parts)
+
     def diverged(self, leaves: Sequence[Any]) -> str:
         """Which branch comes out otherwise than it was recorded."""
         outcomes = self._outcome(leaves)[0][len(self.program.outputs) :]
@@ -352,6 +429,24 @@ def _runner_of(engine: Engine, kind: Kind) -> Any:
             raise ValueError("engine: numba runs functions of Values; for arrays take numpy or jax")
         return importlib.import_module("tinygrad_bp.replay.scalar_numba").Runner
     return importlib.import_module("tinygrad_bp.replay.jax_engine").Runner
+
+
+def runner(program: Program, engine: Engine = "numpy") -> Any:
+    """Something to run a program with: one that was recorded, or loaded from a file.
+
+    Args:
+        program: the program.
+        engine: as for `compile`.
+
+    Returns:
+        An object whose `values(inputs)` gives the program's outputs, and then the conditions of its
+        guards, as numbers or arrays; one of single numbers has `value_and_gradient` and `batch`.
+
+    Raises:
+        ValueError: the engine does not run programs of this kind.
+        ImportError: its package is not installed.
+    """
+    return _runner_of(engine, program.kind)(program)
 
 
 # --- arguments ----------------------------------------------------------------------------------
@@ -543,3 +638,13 @@ def _put(template: Any, results: Sequence[Any]) -> Any:
     if hasattr(template, "_fields"):
         return type(template)(*parts)
     return type(template)(parts)
+
+
+def _put_rows(template: Any, parts: Any) -> Any:
+    """Gradients, summed or with one row each, in the places of their positions."""
+    if isinstance(template, (int, np.ndarray)):
+        x = parts[..., template]
+        return x if np.ndim(x) else float(x)
+    if isinstance(template, dict):
+        return {key: _put_rows(part, parts) for key, part in template.items()}
+    return type(template)(_put_rows(part, parts) for part in template)
