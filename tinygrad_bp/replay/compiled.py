@@ -354,9 +354,9 @@ class _Recording:
         inputs += [_data_of(x) for x in self.captured]
         if scalar and self.mode != "value":
             results, every = self.runner.value_and_gradient(inputs)
-            return results.tolist(), [float(every[i]) for i in self.variables]
+            return list(map(float, results)), [float(every[i]) for i in self.variables]
         results = self.runner.values(inputs)
-        return (results.tolist() if scalar else results), []
+        return (list(map(float, results)) if scalar else results), []
 
     def batch(
         self,
