@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -49,7 +48,7 @@ _within: ContextVar[Literal["", "forward", "reverse"]] = ContextVar("within", de
 
 # The leaves that stand for arguments of derivatives under way, by id. An argument with one among
 # its ancestors says the same, also in a thread that the derivative has started.
-_under_way: Counter[int] = Counter()
+_under_way: set[int] = set()
 
 
 def grad(f: Callable[..., Any], argnums: Argnums = 0, *, create_graph: bool | None = None) -> Any:
@@ -395,10 +394,7 @@ class _Run:
         try:
             self.result = self.evaluate(stand_ins, "reverse")
         finally:
-            _under_way.subtract(under_way)
-            for number in under_way:
-                if not _under_way[number]:
-                    del _under_way[number]
+            _under_way.difference_update(under_way)
 
     def _stand_in(self, leaf: Any) -> Any:
         pairs = [_fresh(x) for x in elements_of(leaf)]
