@@ -109,3 +109,19 @@ def test_what_waits_stays_as_it_is():
     plain = tb.compile(not_to_be_gathered, optimize=False)
     plain.value_and_grad(data(3, 3), data(2, 3))
     assert products(step) <= products(plain)
+
+
+def test_functions_of_four_operands_are_gathered_too():
+    rule = tb.elementwise(1.0, 2.0, 3.0, 4.0, check=False)(
+        lambda m, a, b, c, d: a + 2.0 * b + 3.0 * c + 4.0 * d
+    )
+
+    def f(x):
+        parts = [rule(x[t], x[t] * 2.0, tb.sin(x[t]), tb.exp(x[t])) for t in range(5)]
+        return tb.sum(parts[0] * parts[1] * parts[2] * parts[3] * parts[4])
+
+    x = data(5, 2, 3)
+    value, gradient = tb.compile(f).value_and_grad(x)
+    expected, exact = tb.value_and_grad(f)(x)
+    assert value == pytest.approx(expected, rel=1e-13)
+    np.testing.assert_allclose(gradient, exact, rtol=1e-12)

@@ -106,6 +106,8 @@ class _Draft:
                 table[n, : len(of)] = of
             if i in self.details:
                 details[n] = Details(of, self.details[i].parameters, self.details[i].options)
+            elif len(of) > 3:
+                details[n] = Details(of)
         program, size = self.program, len(self.program.outputs)
         return Program(
             kind=program.kind,
