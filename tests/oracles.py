@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import mpmath
+import pytest
 from mpmath import mp, mpf
 
 # Enough digits to see the derivative of a function that is within 1e-308 of a constant.
@@ -15,6 +16,16 @@ DIGITS = 400
 EPS = sys.float_info.epsilon
 TINY = sys.float_info.min  # the smallest float of full precision
 HUGE = sys.float_info.max
+
+
+class _Torch:
+    """PyTorch, where it is installed; else the test that asks it for something is skipped."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(pytest.importorskip("torch", reason="PyTorch is the oracle"), name)
+
+
+torch = _Torch()
 
 # --- the operations, written a second time ------------------------------------------------------
 

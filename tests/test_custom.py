@@ -7,7 +7,7 @@ import pickle
 import mpmath
 import numpy as np
 import pytest
-import torch
+from oracles import torch
 
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, check_gradients, check_rule, nn, no_grad

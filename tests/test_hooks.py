@@ -6,7 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
+from oracles import torch
 
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, no_grad
