@@ -17,8 +17,8 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 LAYERS = [
     {"recording", "hooks"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
-    {"value", "numpy_protocol", "derivatives", "tensor", "scalars"},
-    {"operators", "differentiable", "series"},
+    {"operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
+    {"differentiable", "series"},
     {"nn", "optim", "containers", "calculus", "check", "custom", "debugging", "counting"},
     {"explain", "training", "replay"},
     {"__init__"},  # the table of contents

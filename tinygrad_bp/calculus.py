@@ -23,7 +23,15 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygrad_bp import array_rules
-from tinygrad_bp.containers import elements_of, filled, leaves_like, leaves_of, nodes_of, shaped
+from tinygrad_bp.containers import (
+    elements_of,
+    filled,
+    leaves_like,
+    leaves_of,
+    like_elements,
+    nodes_of,
+    shaped,
+)
 from tinygrad_bp.differentiable import check_leaf_data, leaf_data, link
 from tinygrad_bp.graph import Node, topological_order
 from tinygrad_bp.recording import enable_grad, is_grad_enabled
@@ -399,7 +407,7 @@ class _Run:
     def _stand_in(self, leaf: Any) -> Any:
         pairs = [_fresh(x) for x in elements_of(leaf)]
         self.variables += [variable for _, variable in pairs]
-        stand_ins = _like(leaf, [stand_in for stand_in, _ in pairs])
+        stand_ins = like_elements(leaf, [stand_in for stand_in, _ in pairs])
         return stand_ins.view(Values) if isinstance(leaf, Values) else stand_ins
 
     def evaluate(self, leaves: Sequence[Any], mode: Literal["forward", "reverse"]) -> Any:
@@ -422,7 +430,9 @@ class _Run:
                 root, seed = array_rules.sum(root if seed is None else root * seed), None
         again = create_graph or self.create_graph
         parts = iter(gradients_through(root, self.variables, again, seed))
-        return [_like(leaf, [next(parts) for _ in elements_of(leaf)]) for leaf in self.leaves]
+        return [
+            like_elements(leaf, [next(parts) for _ in elements_of(leaf)]) for leaf in self.leaves
+        ]
 
     def rows(self, root: Any, shape: tuple[int, ...]) -> list[Any]:
         """The Jacobian by every leaf, one sweep per element of `root`, which has this shape."""
@@ -552,7 +562,7 @@ def _moved(leaf: Any, velocity: Any, order: int, tag: int) -> Any:
     if isinstance(leaf, Values):
         parts = velocity.flat if isinstance(velocity, np.ndarray) else velocity.data.flat
         pairs = zip(leaf.flat, parts, strict=True)
-        return _like(leaf, [_moved(x, v, order, tag) for x, v in pairs]).view(Values)
+        return like_elements(leaf, [_moved(x, v, order, tag) for x, v in pairs]).view(Values)
     if isinstance(leaf, Value):
         if not isinstance(velocity, Value):
             velocity = Value(float(_number(velocity)), requires_grad=False)
@@ -566,7 +576,7 @@ def _moved(leaf: Any, velocity: Any, order: int, tag: int) -> Any:
 
 def _coefficient(x: Any, k: int, tag: int) -> Any:
     """c_k of an output; None for zero, and of an array of Values an array of objects."""
-    return _like(x, [coefficient_of(element, k, tag) for element in elements_of(x)])
+    return like_elements(x, [coefficient_of(element, k, tag) for element in elements_of(x)])
 
 
 # --- functions, arguments and results -----------------------------------------------------------
@@ -683,16 +693,6 @@ def _check_order(n: Any) -> None:
         raise ValueError(f"order: expected 0 to 170, got {n}")
 
 
-def _like(x: Any, elements: Sequence[Any]) -> Any:
-    """Elements in the shape of x: an array of objects for an array of Values."""
-    if not isinstance(x, np.ndarray):
-        return elements[0]
-    result = np.empty(x.shape, dtype=object)
-    for i, element in enumerate(elements):
-        result.flat[i] = element
-    return result
-
-
 def _stacked(parts: Sequence[Any], like: Any, shape: tuple[int, ...], axis: int) -> Any:
     """Rows or columns of a Jacobian as one array; the parts are kinds of `like`, None is zero."""
     if isinstance(like, Tensor):
@@ -738,7 +738,7 @@ def _presented(x: Any, like: Any, nodes: bool) -> Any:
     """A result as the user gets it: nodes, or numbers that nothing else holds."""
     if isinstance(x, np.ndarray) and x.dtype == object:
         if nodes:
-            return _like(x, [_as_node(element) for element in x.flat]).view(Values)
+            return like_elements(x, [_as_node(element) for element in x.flat]).view(Values)
         floats = [0.0 if e is None else _number(e) for e in x.flat]
         return np.array(floats, np.float64).reshape(x.shape)
     if x is None:

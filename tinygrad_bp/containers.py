@@ -87,13 +87,13 @@ def elements_of(x: Any) -> list[Any]:
 
 
 def like_elements(x: Any, elements: Sequence[Any]) -> Any:
-    """Other nodes in the place of those of a leaf."""
-    if not isinstance(x, Values):
+    """Other things in the place of the nodes of a leaf: an array of objects for Values."""
+    if not isinstance(x, np.ndarray) or x.dtype != object:
         return elements[0]
     result = np.empty(x.shape, dtype=object)
     for i, element in enumerate(elements):
         result.flat[i] = element
-    return result.view(Values)
+    return result
 
 
 def _is_of_integers(x: Any) -> bool:

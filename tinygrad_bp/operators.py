@@ -12,7 +12,37 @@ from typing import Any
 from tinygrad_bp import array_rules, rules
 
 
-class ByRules:
+class FunctionMethods:
+    """The functions that are methods as well: `x.tanh()`."""
+
+    __slots__ = ()
+
+    def exp(self) -> Any:
+        """Of every element."""
+        return rules.exp(self)
+
+    def log(self) -> Any:
+        """Of every element."""
+        return rules.log(self)
+
+    def sqrt(self) -> Any:
+        """Of every element."""
+        return rules.sqrt(self)
+
+    def tanh(self) -> Any:
+        """Of every element."""
+        return rules.tanh(self)
+
+    def sigmoid(self) -> Any:
+        """Of every element."""
+        return rules.sigmoid(self)
+
+    def relu(self) -> Any:
+        """Of every element."""
+        return rules.relu(self)
+
+
+class ByRules(FunctionMethods):
     """The operators and methods of single numbers and of arrays."""
 
     __slots__ = ()
@@ -52,24 +82,6 @@ class ByRules:
 
     def __abs__(self) -> Any:
         return rules.absolute(self)
-
-    def exp(self) -> Any:
-        return rules.exp(self)
-
-    def log(self) -> Any:
-        return rules.log(self)
-
-    def sqrt(self) -> Any:
-        return rules.sqrt(self)
-
-    def tanh(self) -> Any:
-        return rules.tanh(self)
-
-    def sigmoid(self) -> Any:
-        return rules.sigmoid(self)
-
-    def relu(self) -> Any:
-        return rules.relu(self)
 
 
 class ArrayByRules(ByRules):

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from tinygrad_bp import array_rules, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.numpy_protocol import array_function, array_ufunc
+from tinygrad_bp.operators import FunctionMethods
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.tensor import NO_MIX, Tensor, as_array
 from tinygrad_bp.value import Value
@@ -33,7 +34,7 @@ from tinygrad_bp.value import Value
 _ObjectArray = np.ndarray[Any, Any]
 
 
-class Values(_ObjectArray):
+class Values(FunctionMethods, _ObjectArray):
     """An array of Values. Indexing down to one element gives the `Value` itself.
 
     It takes operators, `@`, indexing, reshaping, iteration, the functions of `tb`, and numpy's own
@@ -250,30 +251,6 @@ class Values(_ObjectArray):
     def cumsum(self, axis: Any = None) -> Any:
         """The running sum along an axis; of the flattened array without one."""
         return array_rules.cumsum(self, axis)
-
-    def exp(self) -> Any:
-        """Of every element."""
-        return rules.exp(self)
-
-    def log(self) -> Any:
-        """Of every element."""
-        return rules.log(self)
-
-    def sqrt(self) -> Any:
-        """Of every element."""
-        return rules.sqrt(self)
-
-    def tanh(self) -> Any:
-        """Of every element."""
-        return rules.tanh(self)
-
-    def sigmoid(self) -> Any:
-        """Of every element."""
-        return rules.sigmoid(self)
-
-    def relu(self) -> Any:
-        """Of every element."""
-        return rules.relu(self)
 
     # --- the interpreter ------------------------------------------------------------------------
 

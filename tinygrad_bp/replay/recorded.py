@@ -63,10 +63,7 @@ class Recording:
         dtypes = [x.dtype for leaves in parts for x in leaves if isinstance(x, Tensor)]
         dtype = np.result_type(*dtypes, np.float32)
         self.recorder = recorder = Recorder(kind)
-        stand_ins = [
-            [like_elements(x, [input_like(recorder, e, dtype) for e in elements_of(x)]) for x in xs]
-            for xs in parts
-        ]
+        stand_ins = [[_stand_in(recorder, x, dtype) for x in xs] for xs in parts]
         self.given = [[e for x in xs for e in elements_of(x)] for xs in stand_ins]
         self.selected = positions(argnums, len(args)) if mode == "value_and_grad" else []
         self._mark_selected()
@@ -232,6 +229,12 @@ class Recording:
             totals[id(leaf)] = leaf, g if before is None else before + g
         for leaf, total in totals.values():
             leaf.grad = total
+
+
+def _stand_in(recorder: Recorder, leaf: Any, dtype: Any) -> Any:
+    """A leaf of the arguments as inputs of the program."""
+    stand_in = like_elements(leaf, [input_like(recorder, e, dtype) for e in elements_of(leaf)])
+    return stand_in.view(Values) if isinstance(leaf, Values) else stand_in
 
 
 def runner_of(engine: Engine, kind: Kind) -> Any:

@@ -508,6 +508,10 @@ def _recorder_of(operands: Sequence[Any]) -> Recorder:
 def _numbers(x: Any, rule: Any, is_condition: bool, kind: str) -> Any:
     """What an operand is in this run: a number, an array or a truth value."""
     if isinstance(x, Condition):
+        if not is_condition and rule not in _ON_NUMBERS:
+            raise TypeError(
+                f"{rule.name}: expected numbers, got a condition; use where(it, 1.0, 0.0)"
+            )
         return x._outcome if is_condition else np.asarray(x._outcome, np.float64)
     if isinstance(x, Value):
         return x._data
