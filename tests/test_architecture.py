@@ -19,7 +19,17 @@ LAYERS = [
     {"graph", "rules", "floats", "array_rules", "arrays"},
     {"operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
     {"differentiable", "series"},
-    {"nn", "optim", "containers", "calculus", "check", "custom", "debugging", "counting"},
+    {
+        "nn",
+        "optim",
+        "containers",
+        "evaluation",
+        "calculus",
+        "check",
+        "custom",
+        "debugging",
+        "counting",
+    },
     {"explain", "training", "replay"},
     {"__init__"},  # the table of contents
     {"visualize"},

@@ -29,6 +29,7 @@ SYMBOLS = {
     "absolute": "|x|",
     "matmul": "@",
     "sum": "Σ",
+    "scaled_sum": "c·Σ",
     "transpose": "xᵀ",
     "getitem": "x[i]",
 }
