@@ -17,7 +17,8 @@ from tinygrad_bp import arrays, nn
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.replay import compile
 from tinygrad_bp.replay.program import OPERATIONS, Placeholder
-from tinygrad_bp.replay.storage import _Shapes, load, save
+from tinygrad_bp.replay.storage import load, save
+from tinygrad_bp.replay.validation import _Shapes
 from tinygrad_bp.rules import RULES
 
 
