@@ -15,7 +15,7 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [
-    {"recording", "hooks"},
+    {"recording", "hooks", "text"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
     {"operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
     {"differentiable", "series"},
@@ -43,7 +43,7 @@ ENGINES = {
     "replay.scalar_numba": {"numba"},
     "replay.jax_engine": {"jax"},
 }
-NO_NUMPY = {"recording", "hooks", "graph", "rules", "floats", "value"}
+NO_NUMPY = {"recording", "hooks", "text", "graph", "rules", "floats", "value"}
 ONLY_WHEN_ASKED_FOR = {
     "graphviz",
     "pygraphviz",
