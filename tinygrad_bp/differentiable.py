@@ -16,7 +16,7 @@ import numpy as np
 from tinygrad_bp import array_rules, arrays, floats
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.derivatives import Elementwise
-from tinygrad_bp.graph import MORE, Node, gradients, topological_order
+from tinygrad_bp.graph import MORE, Node, born, gradients, topological_order
 from tinygrad_bp.recording import enable_grad
 from tinygrad_bp.rules import RULES, Rule
 from tinygrad_bp.tensor import Tensor
@@ -146,6 +146,7 @@ class _Twin(Node):
     __slots__ = ("original",)
 
     def __init__(self, node: Node) -> None:
+        self._birth = born()
         self.original: Any = node
         self._grad, self._place, self.rule = None, node._place, None
         self.x = self.dx = self.y = self.dy = None

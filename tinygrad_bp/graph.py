@@ -9,11 +9,14 @@ that can be multiplied by a gradient, and gradients are anything that can be add
 Why an order is needed. In `b = a + a; c = b + b`, node `b` is used twice. A sweep that walks from
 `c` to `b` and straight on to `a`, once per use, hands on `b`'s gradient before it is complete, or
 hands it on twice. Visiting every node once, after all of its consumers, is right for every graph,
-and costs one visit per edge however many paths there are.
+and costs one visit per edge however many paths there are. The order in which the nodes were made
+is such an order, since operands exist before results: the sweep is the program run backwards.
 """
 
 from __future__ import annotations
 
+import itertools
+import operator
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -41,6 +44,9 @@ class _Mark:
 UNTRACKED: Any = _Mark("untracked")  # the rule of a node that no gradient reaches
 MORE: Any = _Mark("more")  # the second local derivative of a node with three operands or more
 
+# The number of the next node. It is one call into C, so threads can share it.
+born = itertools.count().__next__
+
 
 class Node:
     """One value of a computation, with the operation it came from.
@@ -56,8 +62,9 @@ class Node:
     `operands`, `locals` and `parents`.
     """
 
-    __slots__ = ("__weakref__", "_grad", "_place", "dx", "dy", "rule", "x", "y")
+    __slots__ = ("__weakref__", "_birth", "_grad", "_place", "dx", "dy", "rule", "x", "y")
 
+    _birth: int
     _grad: Any
     _place: Scope | Label
     rule: Any
@@ -171,53 +178,43 @@ class Node:
 # --- the order ----------------------------------------------------------------------------------
 
 
+_birth_of = operator.attrgetter("_birth")
+
+
 def topological_order(root: Node) -> list[Node]:
     """All nodes that a gradient of `root` reaches, every node after the nodes it was computed from.
 
-    Depth-first, operands from left to right, so the order depends on the graph alone. Iterative,
-    and linear in the number of edges: no graph is too deep. The root comes last.
+    It is the order in which they were made. The search for them is iterative, so no graph is too
+    deep, and visits each edge once. The root comes last.
     """
     return _search(root)[0]
 
 
 def _search(root: Node) -> tuple[list[Node], dict[Node, Any]]:
     """The topological order, and a dict with every node of it as key (of value None)."""
-    order: list[Node] = []
     found: dict[Node, Any] = {root: None}
-    path: list[Node] = []  # from the root to the node we are at
-    unseen_of: dict[Node, Iterator[tuple[Any, Any]]] = {}
-    place, push, pop = order.append, path.append, path.pop
-    node = root
-    while True:
+    unvisited = [root]
+    push, pop = unvisited.append, unvisited.pop
+    while unvisited:
+        node = pop()
         if node.dx is not None:
             x = node.x
             if x not in found:
-                push(node)
                 found[x] = None
-                node = x
-                continue
-        if node.dy is not None:
-            if node.dy is MORE:
-                # Each operand is looked at once: the iterator is kept while we are below.
-                pairs = unseen_of.get(node)
-                if pairs is None:
-                    pairs = unseen_of[node] = iter(node.y)
-                for x, local in pairs:
-                    if local is not None and x not in found:
-                        break
-                else:
-                    x = None
+                push(x)
+        dy = node.dy
+        if dy is not None:
+            if dy is MORE:
+                for y, local in node.y:
+                    if local is not None and y not in found:
+                        found[y] = None
+                        push(y)
             else:
-                x = node.y if node.y not in found else None
-            if x is not None:
-                push(node)
-                found[x] = None
-                node = x
-                continue
-        place(node)
-        if not path:
-            return order, found
-        node = pop()
+                y = node.y
+                if y not in found:
+                    found[y] = None
+                    push(y)
+    return sorted(found, key=_birth_of), found
 
 
 # --- the sweep ----------------------------------------------------------------------------------
