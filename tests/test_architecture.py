@@ -25,6 +25,7 @@ LAYERS = [
         "containers",
         "evaluation",
         "calculus",
+        "checkpointing",
         "check",
         "custom",
         "debugging",

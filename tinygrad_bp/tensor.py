@@ -302,6 +302,11 @@ def _node(rule: Any, x: Any, dx: Any, y: Any, dy: Any, result: Any, scope: Scope
     return node
 
 
+def result_of(rule: Any, x: Node, dx: Any, data: Array, scope: Scope) -> Tensor:
+    """A Tensor that is the result of an operation with one operand."""
+    return _node(rule, x, dx, None, None, data, scope)
+
+
 def _untracked(result: Any) -> Tensor:
     node = Tensor.__new__(Tensor)
     node._become_leaf(np.asarray(result), requires_grad=False)

@@ -226,6 +226,15 @@ def _general(rule: Rule) -> Callable[..., Any]:
     return operation
 
 
+def result_of(rule: Any, x: Node, dx: Any, data: float, scope: Scope) -> Value:
+    """A Value that is the result of an operation with one operand."""
+    node: Value = _Result()
+    node._birth = born()
+    node._data, node._grad, node._place, node.rule = data, None, scope, rule
+    node.x, node.dx, node.y, node.dy = x, dx, None, None
+    return node
+
+
 def _reflected(rule: Rule) -> Callable[[Value, Any], Any]:
     general = _general(rule)
 
