@@ -275,6 +275,19 @@ def test_another_result_the_second_time_raises():
     assert x.grad is None
 
 
+def test_nodes_kept_from_the_first_run_raise():
+    x, kept = tb.Value(3.0), []
+
+    def part(a):
+        kept.append(a * a)
+        return kept[0] * 2.0
+
+    y = tb.checkpoint(part, x)
+    with pytest.raises(RuntimeError, match="must not keep nodes from one call to the next"):
+        y.backward()
+    assert x.grad is None
+
+
 def test_arguments_written_to_in_between_change_nothing():
     data = np.array([1.0, 2.0])
     w = tb.Tensor([3.0, 4.0])

@@ -179,7 +179,13 @@ class _Rerun(Segment):
     def again(self, gradients: dict[int, Any]) -> tuple[list[Node], dict[Node, Any]]:
         since, results = self.run_again()
         wanted: dict[Node, Any] = {results[i]: g for i, g in gradients.items()}
-        return _parts(wanted, since)[0], wanted
+        inside, outside = _parts(wanted, since)
+        if not set(outside) <= set(self.operands):
+            raise RuntimeError(
+                "checkpoint: the function, run again, used other nodes than before; it must not "
+                "keep nodes from one call to the next"
+            )
+        return inside, wanted
 
     def kept(self) -> tuple[list[Node], list[Node]]:
         since, results = self.run_again()
