@@ -10,14 +10,16 @@ from tinygrad_bp.nn.losses import (
     weight_decay,
 )
 from tinygrad_bp.nn.module import Module, named
-from tinygrad_bp.nn.recurrent import RNN, CharRNN, unroll
+from tinygrad_bp.nn.recurrent import CharRNN, GRUCell, LSTMCell, RNNCell, unroll
 
 __all__ = [
     "MLP",
-    "RNN",
     "CharRNN",
+    "GRUCell",
+    "LSTMCell",
     "Linear",
     "Module",
+    "RNNCell",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
