@@ -1,0 +1,261 @@
+"""The delta table of a textbook: every named inner quantity with its value and its derivative.
+
+A delta is the derivative of the loss by an inner quantity. Textbooks differ in which: by the
+weighted input z (Nielsen), or by the state h (Goodfellow et al. 2016, section 10.2.2). Whatever is
+named has a row of its own, so both are there: `δ_z = σ'(z) ⊙ δ_a`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_bp.derivatives import read_only
+from tinygrad_bp.explain.naming import Place, names_of, place_of
+from tinygrad_bp.explain.quantities import Array, Quantity, check_root, quantities_of
+from tinygrad_bp.explain.tables import Shown, Table
+from tinygrad_bp.graph import Node, sweep
+from tinygrad_bp.text import clean, number
+
+
+class Delta(Shown):
+    """One quantity with its value and the derivative of the loss by it.
+
+    Attributes:
+        name: different for each row; with the time step, if there is one.
+        symbol: the name without the time step.
+        step: the time step, or None.
+        layer: the path of the modules it was made in.
+        value: a read-only array; of an element that is not in the graph, nan.
+        delta: the derivative, in the same shape; None for a quantity that is not recorded itself.
+        nodes: the node, or the nodes of the elements.
+    """
+
+    __slots__ = ("delta", "layer", "name", "nodes", "step", "symbol", "value")
+
+    def __init__(
+        self, name: str, place: Place, value: Array, delta: Array | None, nodes: tuple[Node, ...]
+    ) -> None:
+        self.name = name
+        self.symbol, self.step, self.layer = place.symbol, place.step, place.layer
+        self.value = value
+        self.delta = delta
+        self.nodes = nodes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return self.value.shape
+
+    def text(self) -> str:
+        where = f" in {self.layer}" if self.layer else ""
+        delta = "not recorded" if self.delta is None else str(self.delta)
+        return f"{self.name}{where}\nvalue\n{self.value}\ndelta\n{delta}"
+
+
+class Deltas(Shown):
+    """The deltas of a loss, in backward order: as a derivation goes.
+
+    Iterated, it gives each `Delta`, from the loss down; `reversed()`, from the input up. One is
+    found by name and step, `table["h", 3]` or `table["h(3)"]`, and where several layers have the
+    same names by the layer as well, `table["h", 3, "net/rnn2"]`.
+
+    Attributes:
+        rows: each `Delta`.
+        notes: what is to be known when reading them.
+    """
+
+    __slots__ = ("notes", "rows", "title")
+
+    def __init__(self, title: str, rows: Sequence[Delta], notes: Sequence[str]) -> None:
+        self.title = title
+        self.rows = tuple(rows)
+        self.notes = tuple(notes)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Delta]:
+        return iter(self.rows)
+
+    def __reversed__(self) -> Iterator[Delta]:
+        return reversed(self.rows)
+
+    def __contains__(self, key: object) -> bool:
+        return len(self._found(key)) == 1
+
+    def __getitem__(self, key: Any) -> Delta:
+        """The delta of this name, of (name, step), or of (name, step, layer).
+
+        Raises:
+            KeyError: there is none, or several.
+        """
+        found = self._found(key)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(f"{d.name!r} in {d.layer or 'no layer'}" for d in found[:3])
+            raise KeyError(
+                f"{key!r} are {len(found)} quantities: {names}{', ...' if found[3:] else ''}; "
+                "expected (name, step, layer), or the numbered name"
+            )
+        names = ", ".join(dict.fromkeys(d.symbol for d in reversed(self.rows)))
+        raise KeyError(f"no quantity is called {key!r}; there are {names or 'none'}"[:200])
+
+    def _found(self, key: Any) -> list[Delta]:
+        if isinstance(key, str):
+            key = clean(key)
+            exact = [d for d in self.rows if d.name == key]
+            plain = f"{key}#"
+            return exact or [d for d in self.rows if d.name.startswith(plain) or d.symbol == key]
+        if not isinstance(key, tuple) or len(key) not in (2, 3) or not isinstance(key[0], str):
+            raise TypeError(f"expected a name or (name, step) or (name, step, layer), got {key!r}")
+        symbol, step = clean(key[0]), key[1]
+        found = [d for d in self.rows if d.symbol == symbol and d.step == step]
+        return [d for d in found if d.layer == key[2]] if len(key) == 3 else found
+
+    def over_time(self, symbol: str, layer: str | None = None) -> list[Delta]:
+        """The deltas of one quantity at each of its time steps, the first step first.
+
+        Raises:
+            KeyError: it has no time steps, or is in several layers and none was named.
+        """
+        found = [d for d in self._found(symbol) if d.step is not None]
+        if layer is not None:
+            found = [d for d in found if d.layer == layer]
+        by_step = {d.step: d for d in found}
+        if not found or len(by_step) < len(found):
+            layers = sorted({d.layer for d in found})
+            raise KeyError(
+                f"over_time: {symbol!r} has "
+                + (f"several a step, in {layers}; name one" if found else "no time steps")
+            )
+        return sorted(found, key=lambda d: d.step or 0)
+
+    def table(self) -> Table:
+        """The rows as a `Table`: quantity, layer, value, delta."""
+        rows = [(d.name, d.layer, d.value, d.delta) for d in self.rows]
+        return Table(self.title, ["quantity", "layer", "value", "delta"], rows, self.notes)
+
+    def summary(self) -> Table:
+        """Sizes in the place of arrays, for networks too big to read.
+
+        The norms are Euclidean, over all elements; `zeros` is the share of deltas that are 0.
+        """
+        columns = ["quantity", "layer", "shape", "‖value‖", "‖delta‖", "largest |delta|", "zeros"]
+        return Table(self.title, columns, [_sizes(d) for d in self.rows], self.notes)
+
+    def text(self) -> str:
+        return self.table().text()
+
+    def html(self) -> str:
+        return self.table().html()
+
+
+def _sizes(d: Delta) -> tuple[Any, ...]:
+    shape = "×".join(map(str, d.shape))
+    with np.errstate(all="ignore"):
+        size = float(np.linalg.norm(d.value.astype(np.float64)))
+        if d.delta is None or not d.delta.size:
+            return d.name, d.layer, shape, size, None, None, None
+        delta = d.delta.astype(np.float64)
+        zeros = float(np.mean(delta == 0.0))
+        largest = float(np.abs(delta).max())
+        return d.name, d.layer, shape, size, float(np.linalg.norm(delta)), largest, zeros
+
+
+def deltas(loss: Any, gradient: Any = None, *, unnamed: bool = False) -> Deltas:
+    """Every named inner quantity with its value and the derivative of the loss by it.
+
+    Quantities are named by `nn.named` (the layers and cells of `nn` do it) or by their `label`;
+    elements of arrays of Values are gathered into the array. Arrays have samples in rows: the last
+    axis is that of the features. Where a loss works with `log_softmax`, that is shown as `log ŷ`,
+    and beside it `ŷ`, which is no node of the graph and has no delta.
+
+    Args:
+        loss: a Value or a Tensor; no `.grad` is written.
+        gradient: the derivative of something further by the loss; 1 for a single number.
+        unnamed: show the inner nodes without a name as well, as `v1`, `v2`, ...
+
+    Returns:
+        The deltas, in backward order.
+
+    Raises:
+        TypeError: loss is no Value or Tensor.
+        ValueError: loss requires no gradient, or is several numbers and there is no gradient.
+    """
+    root = check_root(loss)
+    gradients, order = {}, []
+    for step in sweep(root, gradient):
+        node = step.node
+        order.append(node)
+        if node.rule and (node.label or unnamed or node.rule.name == "log_softmax"):
+            gradients[node] = step.gradient
+    order.reverse()
+    forward = [node for node in order if node in gradients]
+    rows = [_delta(q, gradients) for q in quantities_of(forward, order)]
+    rows += _without_name(forward, gradients, unnamed)
+    position = {node: i for i, node in enumerate(forward)}
+    rows.sort(key=lambda d: position[d.nodes[-1]], reverse=True)
+    notes = list(dict.fromkeys(note for node in order for note in _scale(node)))
+    if not rows:
+        notes.append("no inner quantity has a name: nn.named(z, 'z1') gives one, or unnamed=True")
+    elif any(d.delta is None for d in rows):
+        notes.append("ŷ is exp(log ŷ): the graph has log ŷ, so there is no derivative by ŷ")
+    name = place_of(root).name or "the loss"
+    return Deltas(f"derivatives of {name}, backwards", rows, notes)
+
+
+def _delta(q: Quantity, gradients: dict[Node, Any]) -> Delta:
+    values: dict[Node, Any] = {node: node.data for node in q.nodes}  # type: ignore[attr-defined]
+    return Delta(q.name, q.place, q.array(values), q.array(gradients, missing=0.0), q.nodes)
+
+
+def _without_name(
+    forward: Sequence[Node], gradients: dict[Node, Any], unnamed: bool
+) -> list[Delta]:
+    """Rows of nodes that have no label: the softmax of a loss, and on request all others."""
+    rows = []
+    names = names_of(forward) if unnamed else {}
+    for node in forward:
+        place = place_of(node)
+        is_softmax = node.rule.name == "log_softmax"
+        if not place.name and (is_softmax or unnamed):
+            symbol = "log ŷ" if is_softmax else names[node]
+            place = _named(place, node, symbol) if is_softmax else place._replace(name=symbol)
+            value, delta = np.asarray(node.data), np.asarray(gradients[node])  # type: ignore[attr-defined]
+            rows.append(Delta(place.name, place, read_only(value), read_only(delta), (node,)))
+        if is_softmax:
+            y = np.exp(node.data)  # type: ignore[attr-defined]
+            place = _named(place_of(node), node, "ŷ")
+            rows.append(Delta(place.name, place, read_only(y), None, (node,)))
+    return rows
+
+
+def _named(place: Place, node: Node, symbol: str) -> Place:
+    """A place of this symbol, at the step of the node or else of the logits it was made from."""
+    step = place.step
+    if step is None and isinstance(node.x, Node):
+        step = place_of(node.x).step
+    name = symbol if step is None else f"{symbol}({step})"
+    return place._replace(name=name, symbol=symbol, step=step)
+
+
+def _scale(node: Any) -> list[str]:
+    """What a mean over the samples puts into the deltas, if the graph shows it."""
+    kind = node.rule.name if node.rule else ""
+    if kind == "mean" and node.shape == () and node.x.size > 1:
+        return [f"a mean over {node.x.size} numbers: its 1/{node.x.size} is in the deltas below"]
+    if kind != "scaled_sum" or math.prod(node.x.shape[:-1]) <= 1:
+        return []
+    (factor,) = node.dx.parameters or node.dx.options.values()
+    if abs(factor) in (0.0, 1.0):
+        return []
+    whole = round(1.0 / abs(factor))
+    is_whole = whole and math.isclose(whole * abs(factor), 1.0)
+    written = f"1/{whole}" if is_whole else number(abs(factor))
+    over = "×".join(map(str, node.x.shape))
+    return [f"{written} of a sum over {over} numbers: this factor is in the deltas below it"]
