@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from tinygrad_bp.explain.naming import place_of
-from tinygrad_bp.graph import Node
+from tinygrad_bp.graph import Node, topological_order
 
 LABEL_THEM = (
     "make the steps by nn.unroll(), or within `with tb.scope('step', t):`, or name the states "
@@ -84,3 +84,11 @@ def _step_of_uses(uses: Iterable[tuple[Node, int]], carried: bool) -> int | None
         indexed = any(node.rule.name == "getitem" for node, _ in uses)
         return None if indexed else min(steps)
     return None
+
+
+def joint_order(roots: Iterable[Node]) -> list[Node]:
+    """The nodes of several graphs, which may share some, in one topological order."""
+    order: dict[Node, None] = {}
+    for root in roots:
+        order.update(dict.fromkeys(topological_order(root)))
+    return list(order)

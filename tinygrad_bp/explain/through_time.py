@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from tinygrad_bp.explain.quantities import Array, Index, Quantity, check_root, quantity_of
 from tinygrad_bp.explain.states import State, is_state, states_of
-from tinygrad_bp.explain.steps import LABEL_THEM, steps_of
+from tinygrad_bp.explain.steps import LABEL_THEM, joint_order, steps_of
 from tinygrad_bp.explain.tables import Shown, Table
 from tinygrad_bp.explain.truncation import Truncation, blocks, sliding, updates
 from tinygrad_bp.explain.uses import uses_in
-from tinygrad_bp.graph import Node, sweep, topological_order
+from tinygrad_bp.graph import Node, sweep
 
 MOST_NUMBERS = 1 << 25  # that a table holds: a quarter of a gigabyte in float64
 WIDEST = 12  # table that is shown cell by cell
@@ -56,7 +56,9 @@ class OverTime(Shown):
     @property
     def lags(self) -> NDArray[np.int_]:
         """t - k of each cell."""
-        return np.array(self.times, int)[:, None] - np.array(self.steps, int)[None, :]
+        t, k = np.array(self.times, int), np.array(self.steps, int)
+        lags: NDArray[np.int_] = t[:, None] - k[None, :]
+        return lags
 
     def __getitem__(self, cell: tuple[int, int]) -> Array:
         """The cell at time t and step k; zero where L(t) does not depend on step k.
@@ -240,7 +242,7 @@ def through_time(losses: Sequence[Any], parameter: Any, times: Sequence[int] | N
             would hold more than `MOST_NUMBERS` numbers.
     """
     roots = _roots(losses)
-    order = _joint_order(roots)
+    order = joint_order(roots)
     steps = steps_of(order)
     found = _times(roots, steps, times)
     if is_state(parameter):
@@ -331,14 +333,6 @@ def _roots(losses: Any) -> list[Node]:
     if not losses:
         raise ValueError("losses: expected at least one loss, got an empty list")
     return [check_root(loss, f"losses[{i}]") for i, loss in enumerate(losses)]
-
-
-def _joint_order(roots: Sequence[Node]) -> list[Node]:
-    """The nodes of several graphs in one topological order."""
-    order: dict[Node, None] = {}
-    for root in roots:
-        order.update(dict.fromkeys(topological_order(root)))
-    return list(order)
 
 
 def _times(roots: Sequence[Node], steps: dict[Node, int], times: Sequence[int] | None) -> list[int]:
