@@ -18,15 +18,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp.derivatives import read_only
+from tinygrad_bp.explain import limits
 from tinygrad_bp.explain.quantities import Array
 from tinygrad_bp.explain.samples import is_axis
 from tinygrad_bp.explain.states import State, states_of
 from tinygrad_bp.explain.steps import joint_order
 from tinygrad_bp.explain.tables import Shown, Table
 from tinygrad_bp.graph import Node
-
-MOST_NUMBERS = 1 << 25  # that are held: a quarter of a gigabyte
-MOST_VISITS = 10_000_000  # of nodes: some tens of seconds
 
 
 class Jacobians(Shown):
@@ -229,20 +227,20 @@ class Jacobians(Shown):
 
     def _check_size(self, nodes: int) -> None:
         samples, units = self._units(self._states[0].array({})).shape
-        if len(self.steps) * samples * units * units > MOST_NUMBERS:
+        if len(self.steps) * samples * units * units > limits.MOST_NUMBERS:
             hint = "" if self._axis is not None else ", or say which axis the samples lie along"
             raise ValueError(
                 f"states: {len(self.steps)} Jacobians of {units} units for {samples} samples are "
-                f"more than {MOST_NUMBERS} numbers; take fewer steps or samples{hint}"
+                f"more than {limits.MOST_NUMBERS} numbers; take fewer steps or samples{hint}"
             )
         self._check_visits(nodes if self.is_chained else len(self._order))
 
     def _check_visits(self, nodes: int) -> None:
         units = self._units(self._states[0].array({})).shape[1]
-        if nodes * units > MOST_VISITS:
+        if nodes * units > limits.MOST_VISITS:
             raise ValueError(
                 f"states: sweeps from {units} units through {nodes} nodes are more than "
-                f"{MOST_VISITS} visits; take fewer steps, or the whole state, or Tensors"
+                f"{limits.MOST_VISITS} visits; take fewer steps, or the whole state, or Tensors"
             )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.explain import limits
 from tinygrad_bp.explain.quantities import Array, Index, Quantity, check_root, quantity_of
 from tinygrad_bp.explain.states import State, is_state, states_of
 from tinygrad_bp.explain.steps import LABEL_THEM, joint_order, steps_of
@@ -21,7 +22,6 @@ from tinygrad_bp.explain.truncation import Truncation, blocks, sliding, updates
 from tinygrad_bp.explain.uses import uses_in
 from tinygrad_bp.graph import Node, sweep
 
-MOST_NUMBERS = 1 << 25  # that a table holds: a quarter of a gigabyte in float64
 WIDEST = 12  # table that is shown cell by cell
 
 Mask = NDArray[np.bool_]
@@ -239,7 +239,7 @@ def through_time(losses: Sequence[Any], parameter: Any, times: Sequence[int] | N
         TypeError: losses is no list, or something in it no Value or Tensor.
         ValueError: a loss or the parameter requires no gradient; a loss is not a single number; the
             time step of a loss or of a use cannot be known, or two have the same; or the table
-            would hold more than `MOST_NUMBERS` numbers.
+            would hold more than `limits.MOST_NUMBERS` numbers.
     """
     roots = _roots(losses)
     order = joint_order(roots)
@@ -357,10 +357,10 @@ def _times(roots: Sequence[Node], steps: dict[Node, int], times: Sequence[int] |
 
 
 def _check_size(held: int) -> None:
-    if held > MOST_NUMBERS:
+    if held > limits.MOST_NUMBERS:
         raise ValueError(
-            f"losses: the table would hold more than {MOST_NUMBERS} numbers; take fewer steps, "
-            "losses or samples"
+            f"losses: the table would hold more than {limits.MOST_NUMBERS} numbers; take fewer "
+            "steps, losses or samples"
         )
 
 
