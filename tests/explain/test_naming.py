@@ -27,6 +27,16 @@ def test_a_leaf_belongs_to_no_step():
     assert place_of(y).step == 4
 
 
+def test_a_numbered_layer_within_a_step_is_no_step():
+    w = tb.Value(1.0, "w")
+    with tb.scope("step", 4), tb.scope("layer", 2):
+        y = nn.named(w * 2.0, "z")
+    assert place_of(y) == Place("z(4)", "z", 4, "layer(2)", None)
+    with tb.scope("time", 4):
+        y = w * 2.0
+    assert (place_of(y).step, place_of(y).layer) == (4, "")
+
+
 def test_an_element_of_an_array_of_values_belongs_to_its_quantity():
     w = tb.values(np.ones((2, 3)), "W1")
     assert place_of(w[1, 2]) == Place("W1", "W1", None, "", (1, 2))

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from tinygrad_bp.graph import Node
+from tinygrad_bp.recording import Scope
 from tinygrad_bp.text import clean
 
 _ELEMENT = re.compile(r"^(.*?)\[(\d+(?:, ?\d+)*)?\]$", re.DOTALL)
@@ -27,7 +28,7 @@ class Place(NamedTuple):
             where it has none.
         symbol: the name without the time step: `z1`, `h`.
         step: the time step, or None.
-        layer: the path of the modules it was made in, without time steps: `mlp/layer1`.
+        layer: the path of the modules it was made in, without the time step: `mlp/layer1`.
         element: which element of an array of Values it is, or None.
     """
 
@@ -54,24 +55,34 @@ def place_of(node: Node) -> Place:
 
 
 def step_of(node: Node) -> int | None:
-    """The index of the innermost numbered scope that the node was made in: its time step."""
-    scope = node.scope
-    while scope is not None:
-        if scope.index is not None:
-            return scope.index
-        scope = scope.outer  # type: ignore[assignment]
-    return None
+    """The time step that the node was made in, by its scopes."""
+    scope = _step_scope(node)
+    return None if scope is None else scope.index
 
 
 def layer_of(node: Node) -> str:
-    """The path of the scopes that the node was made in, without the numbered ones."""
+    """The path of the scopes that the node was made in, without the time step."""
+    step = _step_scope(node)
     names = []
     scope = node.scope
     while scope is not None and scope.outer is not None:
-        if scope.index is None:
-            names.append(clean(scope.name))
+        if scope is not step:
+            names.append(clean(str(scope)))
         scope = scope.outer
     return "/".join(reversed(names))
+
+
+def _step_scope(node: Node) -> Scope | None:
+    """The innermost scope called `step`; where there is none, the innermost with a number."""
+    numbered = None
+    scope = node.scope
+    while scope is not None:
+        if scope.index is not None:
+            if scope.name == "step":
+                return scope
+            numbered = numbered or scope
+        scope = scope.outer  # type: ignore[assignment]
+    return numbered
 
 
 def names_of(nodes: Iterable[Node]) -> dict[Node, str]:
