@@ -173,6 +173,20 @@ def test_quantities_of_one_name_are_told_apart_by_the_step_they_lead_to(make):
         np.testing.assert_array_equal(table["z", t].value, z.data)
 
 
+def test_a_layer_is_known_by_a_part_of_its_path():
+    net = nn.LSTM(2, 3, layers=2, bidirectional=True, rng=0)
+    outputs, _ = net(np.random.default_rng(0).normal(size=(3, 2, 2)))
+    loss = tb.sum(outputs * outputs)
+    loss.backward()
+    table = deltas(loss)
+    assert "#" not in str(table)
+    for layer in ("layer1", "reverse1", "layer2", "reverse2"):
+        assert [d.step for d in table.over_time("c", layer)] == [1, 2, 3]
+    state = next(n for n in tb.topological_order(loss) if n.label == "h(2)" and
+                 "reverse2" in n.scope.path)  # fmt: skip
+    np.testing.assert_array_equal(table["h", 2, "reverse2"].delta, state.grad)
+
+
 def test_two_runs_of_one_network_are_numbered():
     model = nn.MLP([2, 3, 1], rng=0)
     x = np.array([[1.0, -2.0]])
@@ -195,6 +209,10 @@ def test_layers_of_the_same_names_are_told_apart_by_layer():
     table = deltas(loss)
     np.testing.assert_array_equal(table["h", 1, "lower"].delta, below[0].grad)
     np.testing.assert_array_equal(table["h", 2, "upper"].delta, above[1].grad)
+    assert "#" not in str(table)
+    with pytest.raises(KeyError, match=r"'h\(1\)' are 2 quantities: 'h\(1\)' in upper, "):
+        table["h(1)"]
+    np.testing.assert_array_equal(table["h(1)", "upper"].delta, above[0].grad)
     assert [d.layer for d in table.over_time("h", "upper")] == ["upper", "upper"]
     with pytest.raises(KeyError, match="several a step, in \\['lower', 'upper'\\]"):
         table.over_time("h")
@@ -296,7 +314,7 @@ def test_bad_keys():
         table["q"]
     with pytest.raises(KeyError, match="no quantity is called"):
         table["z", 3]
-    with pytest.raises(TypeError, match="expected a name or"):
+    with pytest.raises(TypeError, match=r"expected a name, \(name, step\) or"):
         table[3]
     with pytest.raises(KeyError, match="'z' has no time steps"):
         table.over_time("z")

@@ -25,7 +25,7 @@ class Delta(Shown):
     """One quantity with its value and the derivative of the loss by it.
 
     Attributes:
-        name: different for each row; with the time step, if there is one.
+        name: with the time step, if there is one; numbered, if several in a layer have the same.
         symbol: the name without the time step.
         step: the time step, or None.
         layer: the path of the modules it was made in.
@@ -61,7 +61,7 @@ class Deltas(Shown):
 
     Iterated, it gives each `Delta`, from the loss down; `reversed()`, from the input up. One is
     found by name and step, `table["h", 3]` or `table["h(3)"]`, and where several layers have the
-    same names by the layer as well, `table["h", 3, "net/rnn2"]`.
+    same names by the layer as well, or by a part of its path: `table["h", 3, "layer2"]`.
 
     Attributes:
         rows: each `Delta`.
@@ -88,7 +88,7 @@ class Deltas(Shown):
         return len(self._found(key)) == 1
 
     def __getitem__(self, key: Any) -> Delta:
-        """The delta of this name, of (name, step), or of (name, step, layer).
+        """The delta of this name, of (name, step), (name, layer), or (name, step, layer).
 
         Raises:
             KeyError: there is none, or several.
@@ -106,26 +106,24 @@ class Deltas(Shown):
         raise KeyError(f"no quantity is called {key!r}; there are {names or 'none'}"[:200])
 
     def _found(self, key: Any) -> list[Delta]:
-        if isinstance(key, str):
-            key = clean(key)
-            exact = [d for d in self.rows if d.name == key]
-            plain = f"{key}#"
-            return exact or [d for d in self.rows if d.name.startswith(plain) or d.symbol == key]
-        if not isinstance(key, tuple) or len(key) not in (2, 3) or not isinstance(key[0], str):
-            raise TypeError(f"expected a name or (name, step) or (name, step, layer), got {key!r}")
-        symbol, step = clean(key[0]), key[1]
-        found = [d for d in self.rows if d.symbol == symbol and d.step == step]
-        return [d for d in found if d.layer == key[2]] if len(key) == 3 else found
+        name, *rest = key if isinstance(key, tuple) and key else (key,)
+        layer = rest.pop() if rest and isinstance(rest[-1], str) else ""
+        if not isinstance(name, str) or len(rest) > 1:
+            raise TypeError(f"expected a name, (name, step) or (name, step, layer), got {key!r}")
+        name = clean(name)
+        found = [d for d in self.rows if d.name == name]
+        if rest or not found:
+            found = [d for d in self.rows if d.symbol == name or d.name.startswith(f"{name}#")]
+        found = [d for d in found if f"/{layer}/" in f"/{d.layer}/" or not layer]
+        return [d for d in found if d.step == rest[0]] if rest else found
 
-    def over_time(self, symbol: str, layer: str | None = None) -> list[Delta]:
+    def over_time(self, symbol: str, layer: str = "") -> list[Delta]:
         """The deltas of one quantity at each of its time steps, the first step first.
 
         Raises:
             KeyError: it has no time steps, or is in several layers and none was named.
         """
-        found = [d for d in self._found(symbol) if d.step is not None]
-        if layer is not None:
-            found = [d for d in found if d.layer == layer]
+        found = [d for d in self._found((symbol, layer)) if d.step is not None]
         by_step = {d.step: d for d in found}
         if not found or len(by_step) < len(found):
             layers = sorted({d.layer for d in found})

@@ -30,7 +30,7 @@ class Quantity(NamedTuple):
     """A named node, or the nodes of an array of Values.
 
     Attributes:
-        name: different for each; `h(3)`, or `z1#2` where several have the same.
+        name: `h(3)`; numbered, as `z1#2`, where several in one layer have the same.
         place: where it stands in the program.
         nodes: one, or the elements that are in the graph.
         shape: the lengths of the axes.
@@ -166,9 +166,9 @@ def _quantity(part: Sequence[_Member]) -> Quantity:
 
 
 def _numbered(quantities: Sequence[Quantity], steps: _Steps) -> list[Quantity]:
-    by_name: dict[str, list[Quantity]] = defaultdict(list)
+    by_name: dict[tuple[str, str], list[Quantity]] = defaultdict(list)
     for q in quantities:
-        by_name[q.name].append(q)
+        by_name[q.name, q.place.layer].append(q)
     stepped = {}
     for same in by_name.values():
         if len(same) > 1 and same[0].place.step is None:
@@ -176,13 +176,13 @@ def _numbered(quantities: Sequence[Quantity], steps: _Steps) -> list[Quantity]:
             if None not in found and len(set(found)) == len(found):
                 stepped.update({q.nodes[0]: step for q, step in zip(same, found, strict=True)})
     quantities = [_at(q, stepped[q.nodes[0]]) if q.nodes[0] in stepped else q for q in quantities]
-    count = Counter(q.name for q in quantities)
-    given: Counter[str] = Counter()
+    count = Counter((q.name, q.place.layer) for q in quantities)
+    given: Counter[tuple[str, str]] = Counter()
     result = []
     for q in quantities:
-        given[q.name] += 1
-        name = q.name if count[q.name] == 1 else f"{q.name}#{given[q.name]}"
-        result.append(q._replace(name=name))
+        key = q.name, q.place.layer
+        given[key] += 1
+        result.append(q if count[key] == 1 else q._replace(name=f"{q.name}#{given[key]}"))
     return result
 
 
