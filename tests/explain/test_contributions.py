@@ -262,6 +262,15 @@ def test_an_inner_node_has_samples_of_its_own():
         assert not np.delete(shares[i], i, 0).any()
 
 
+def test_shares_of_an_output():
+    o = nn.named(tb.Tensor(np.arange(6.0).reshape(3, 2)) * 1.0, "o")
+    shares = contributions(nn.squared_error(o, np.ones((3, 2)), "sum"), o, batch=0).by_sample()
+    for i in range(3):
+        expected = np.zeros((3, 2))
+        expected[i] = o.data[i] - 1.0
+        close(shares[i], expected)
+
+
 def test_a_function_can_name_what_is_of_no_sample():
     W = tb.Tensor(np.eye(2), "W")
     loss = tb.sum(np.ones((2, 2)) @ W) + tb.sum(W @ W)
@@ -285,16 +294,17 @@ def test_the_step_of_a_use_in_a_loop_of_ones_own():
     assert sorted(use.step for use in contributions(loss, V)) == [1, 2, 3, 4]
 
 
-def test_the_step_of_a_use_where_a_part_of_the_state_has_no_name():
+@pytest.mark.parametrize("times", [[1, 2, 3, 4], [4, 3, 2, 1]])
+def test_the_step_of_a_use_where_a_part_of_the_state_has_no_name(times):
     """A cell with a second state, of which only h is labelled."""
     rng = np.random.default_rng(0)
     W = tb.Tensor(rng.normal(size=(3, 9)), "W")
     h = c = np.ones((1, 3))
-    for t in range(1, 5):
+    for t in times:
         gates = h @ W
         c = tb.sigmoid(gates[:, :3]) * c + tb.tanh(gates[:, 3:6])
         h = nn.named(tb.sigmoid(gates[:, 6:]) * tb.tanh(c), f"h({t})")
-    assert [use.step for use in contributions(tb.sum(h), W)] == [4, 3, 2, 1]
+    assert [use.step for use in contributions(tb.sum(h), W)] == times[::-1]
 
 
 @pytest.mark.parametrize("steps", [2, 5])

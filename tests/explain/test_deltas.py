@@ -88,6 +88,7 @@ def test_e22_e24_e25_deltas_through_time(size, view):
 def test_e22_the_softmax_of_the_loss_is_shown_beside_its_logits():
     model, hand = recurrent(3, 2)
     table = deltas(total(run(model, hand)))
+    assert [d.name for d in table][:5] == ["log ŷ(3)", "ŷ(3)", "o(3)", "h(3)", "z(3)"]
     for t in range(1, 4):
         yhat = table["ŷ", t]
         close(columns(yhat.value), hand.yhat[t])
@@ -171,6 +172,30 @@ def test_quantities_of_one_name_are_told_apart_by_the_step_they_lead_to(make):
     for t, z in enumerate(zs, 1):
         np.testing.assert_array_equal(table["z", t].delta, z.grad)
         np.testing.assert_array_equal(table["z", t].value, z.data)
+
+
+@pytest.mark.parametrize("told_by", ["steps", "scopes"])
+def test_elements_that_the_graph_meets_in_a_mixed_order(told_by):
+    """Two arrays of the same name: their elements alternate, so counting them is not enough."""
+    arrays, states = [], []
+    for t in (1, 2):
+        with tb.scope("run"):
+            arrays.append(nn.named(tb.values([1.0, 2.0]) * float(t), "z"))
+        name = f"h({t})" if told_by == "steps" else f"h{t}"
+        states.append(nn.named(tb.tanh(arrays[-1]), name))
+    (a, b), (c, d) = states
+    table = deltas((a + d) + (c + b))
+    names = ["z(1)", "z(2)"] if told_by == "steps" else ["z#1", "z#2"]
+    found = sorted((table[name].value for name in names), key=lambda z: z[0])
+    np.testing.assert_array_equal(found, [array.data for array in arrays])
+
+
+def test_elements_of_one_scope_are_told_apart_by_the_step_they_lead_to():
+    arrays = [nn.named(tb.values([1.0, 2.0]) * t, "z") for t in (1.0, 2.0)]
+    (a, b), (c, d) = (nn.named(tb.tanh(z), f"h({t})") for t, z in enumerate(arrays, 1))
+    table = deltas((a + d) + (c + b))
+    for t, array in enumerate(arrays, 1):
+        np.testing.assert_array_equal(table["z", t].value, array.data)
 
 
 def test_a_layer_is_known_by_a_part_of_its_path():

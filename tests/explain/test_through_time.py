@@ -301,6 +301,19 @@ def test_a_single_number():
     close(table.total, 1 + 2 * 0.9 + 3 * 0.9**2)
 
 
+def test_a_parameter_used_twice_by_one_operation():
+    A = np.random.default_rng(0).normal(size=(2, 2))
+    W = tb.Tensor(A, "W")
+    h, losses = W, []
+    for t in range(1, 3):
+        h = nn.named(h @ W, f"h({t})")
+        losses.append(tb.sum(h))
+    table, ones = through_time(losses, W), np.ones((2, 2))
+    close(table[1, 1], ones @ A.T + A.T @ ones)
+    close(table[2, 2], (A @ A).T @ ones)
+    close(table[2, 1], (ones @ A.T) @ A.T + A.T @ (ones @ A.T))
+
+
 def test_float32():
     W = tb.Tensor(np.eye(2), "W", dtype=np.float32)
     h, losses = np.ones((1, 2), np.float32), []
