@@ -188,6 +188,9 @@ def test_e26_each_sample_at_each_step():
             expected = np.outer(delta[:, i], hand.h[use.step - 1][:, i])
             close(columns(use.shares[i]), expected)
         close(use.shares.sum(0), use.contribution)
+    for row, use in zip(table.table(), table, strict=True):
+        norms = [np.linalg.norm(share) for share in use.shares]
+        close(row["‖share‖ by sample"], norms)
     data = np.array(hand.x[1:]), np.array(hand.y[1:]), hand.h[0]
     alone = [HandRNN(model, *(array[..., i : i + 1] for array in data)) for i in range(4)]
     for share, one in zip(table.by_sample(), alone, strict=True):
@@ -363,6 +366,10 @@ def test_it_prints():
     assert table._repr_html_().count("<tr>") == 3
     assert str(table[0]).startswith("contribution by matmul(h(1), W), step 2\nupstream")
     assert len(list(table)) == len(table) == 2
+    assert f"matmul_dy, which holds\n{hand.h[1].T}\ncontribution\n" in str(table[0])
+    z = tb.Tensor([0.5, -1.0], "z")
+    (use,) = contributions(tb.sum(tb.tanh(z)), z, batch=lambda use: 0)
+    assert f"tanh_dx, elementwise\n{1 - np.tanh(z.data) ** 2}" in str(use)
     W = tb.values(np.eye(2), "<b>W")
     shown = contributions((np.ones((1, 2)) @ W).sum(), W).html()
     assert "<b>" not in shown

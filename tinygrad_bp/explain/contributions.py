@@ -15,7 +15,7 @@ import numpy as np
 
 from tinygrad_bp.explain.quantities import Array, Index, Quantity, check_root, quantity_of
 from tinygrad_bp.explain.samples import Batch, Samples, is_axis
-from tinygrad_bp.explain.tables import Shown, Table
+from tinygrad_bp.explain.tables import MOST_ROWS, Shown, Table
 from tinygrad_bp.explain.uses import Contribution, describe, uses_in
 from tinygrad_bp.graph import Step, sweep
 from tinygrad_bp.text import clean
@@ -116,15 +116,18 @@ class Contributions(Shown):
         return total
 
     def table(self) -> Table:
-        """The rows as a `Table`."""
-        several = any(row.element is not None for row in self.rows)
+        """The rows as a `Table`; of samples, the norm of each one's share."""
         columns = ["step", "operation", "layer", "upstream", "local", "contribution"]
         rows: list[tuple[Any, ...]] = [
             (r.step, r.operation, r.layer, r.upstream, r.name, r.contribution) for r in self.rows
         ]
-        if several:
+        if any(row.element is not None for row in self.rows):
             columns = ["element", *columns]
             rows = [(_index(r), *row) for r, row in zip(self.rows, rows, strict=True)]
+        if self._samples is not None and len(rows) <= MOST_ROWS:
+            columns = [*columns, "‖share‖ by sample"]
+            norms = [_norms(self._samples.split(r)[0]) for r in self.rows]
+            rows = [(*row, n) for row, n in zip(rows, norms, strict=True)]
         count = f"{len(self.rows)} use{'' if len(self.rows) == 1 else 's'}"
         notes = [*self.notes, f"sum: {_written(self.total)}"] if self.rows else self.notes
         return Table(f"contributions to the gradient of {self.name}: {count}", columns, rows, notes)
@@ -138,6 +141,13 @@ class Contributions(Shown):
 
 def _index(row: Contribution) -> str:
     return "" if row.element is None else f"[{', '.join(map(str, row.element))}]"
+
+
+def _norms(shares: Array | None) -> Array | None:
+    if shares is None:
+        return None
+    flat = shares.reshape(len(shares), -1)
+    return np.sqrt((flat * flat).sum(1))
 
 
 def _written(total: Array) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.derivatives import Elementwise, Local
 from tinygrad_bp.explain.naming import layer_of, names_of, place_of
 from tinygrad_bp.explain.quantities import Array, Index
 from tinygrad_bp.explain.steps import steps_of
@@ -87,8 +88,18 @@ class Contribution(Shown):
         of = "" if self.element is None else f" of element {list(self.element)}"
         return (
             f"contribution{of} by {self.operation}{step}\nupstream\n{self.upstream}\n"
-            f"local derivative\n{self.name}\ncontribution\n{self.contribution}"
+            f"local derivative\n{_held(self.local, self.name)}\ncontribution\n{self.contribution}"
         )
+
+
+def _held(local: Any, name: str) -> str:
+    """A local derivative in full: a number, partial derivatives, or a pullback's operands."""
+    if isinstance(local, Elementwise):
+        return f"{name}, elementwise\n{local.partial()}"
+    if not isinstance(local, Local):
+        return name
+    others = [str(x) for i, x in enumerate(local.operands) if i != local.index]
+    return "\n".join([f"{name}, which holds" if others else name, *others])
 
 
 def uses_in(step: Step, wanted: Collection[Node]) -> Iterator[tuple[Contribution, Node]]:
