@@ -234,7 +234,7 @@ def test_a_part_that_is_computed_from_another_part_of_its_step():
     close(found[3, 2], [[0.9, 1.0], [0.9 * y, x + y]])
 
 
-def test_it_leaves_gradients_and_hooks_alone_and_keeps_float32():
+def test_it_writes_no_gradient_and_takes_float32():
     cell = nn.RNNCell(2, 3, rng=0, dtype=np.float32)
     states = nn.unroll(cell, np.ones((3, 1, 2), np.float32), cell.initial_state(1))
     found = jacobians(states)

@@ -146,8 +146,8 @@ def _index(row: Contribution) -> str:
 def _norms(shares: Array | None) -> Array | None:
     if shares is None:
         return None
-    flat = shares.reshape(len(shares), -1)
-    return np.sqrt((flat * flat).sum(1))
+    norms: Array = np.linalg.norm(shares.reshape(len(shares), -1), axis=1)
+    return norms
 
 
 def _written(total: Array) -> str:

@@ -247,6 +247,8 @@ class Jacobians(Shown):
 def jacobians(states: Sequence[Any], batch: int | None = None) -> Jacobians:
     """The Jacobians ∂h(t)/∂h(k) of the states of a recurrent network, by lag.
 
+    No `.grad` is written, and no hook is called.
+
     Args:
         states: h(1) ... h(τ), as of `nn.unroll`: Tensors, arrays of Values, or Values; for an LSTM
             tuples (h, c), whose joint Jacobian is taken; `block` gives the one of a part.
