@@ -17,7 +17,7 @@ from tinygrad_bp.explain.quantities import Array, Index, Quantity, check_root, q
 from tinygrad_bp.explain.samples import Batch, Samples, is_axis
 from tinygrad_bp.explain.tables import MOST_ROWS, Shown, Table
 from tinygrad_bp.explain.uses import Contribution, describe, uses_in
-from tinygrad_bp.graph import Step, sweep
+from tinygrad_bp.graph import Node, Step, sweep
 from tinygrad_bp.text import clean
 
 
@@ -178,8 +178,10 @@ def contributions(loss: Any, parameter: Any, batch: Batch = None) -> Contributio
     """
     root = check_root(loss)
     quantity = quantity_of(parameter, "parameter")
-    order = []
+    if batch is not None and not callable(batch) and not is_axis(batch):
+        raise TypeError(f"batch: expected an axis or a function, got {type(batch).__name__}")
     elements = dict(zip(quantity.nodes, quantity.elements or [None], strict=False))
+    order: list[Node] = []
     steps: list[Step] = []
     uses: list[Contribution] = []
     for step in sweep(root):
@@ -189,18 +191,12 @@ def contributions(loss: Any, parameter: Any, batch: Batch = None) -> Contributio
         for use, parent in uses_in(step, elements):
             use.element = elements[parent]
             uses.append(use)
-    order.reverse()
-    describe(uses, order)
-    notes = []
-    if not uses:
-        same = "it is the loss itself" if root in elements else "the gradient is zero"
-        notes.append(f"the loss is not computed from {quantity.name or 'this node'}: {same}")
-    samples = None
-    if batch is not None:
-        if not callable(batch) and not is_axis(batch):
-            raise TypeError(f"batch: expected an axis or a function, got {type(batch).__name__}")
-        samples = Samples(quantity, uses, steps, batch)
-        notes += samples.notes
+    describe(uses, order[::-1])
+    samples = None if batch is None else Samples(quantity, uses, steps, batch)
     for use in uses:
         use._samples = samples
+    notes = [] if samples is None else samples.notes
+    if not uses:
+        same = "it is the loss itself" if root in elements else "the gradient is zero"
+        notes = [f"the loss is not computed from {quantity.name or 'this node'}: {same}"]
     return Contributions(quantity, uses, notes, samples)

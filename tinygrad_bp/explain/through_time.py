@@ -254,46 +254,66 @@ def _table_of_uses(
     roots: Sequence[Node], times: Sequence[int], quantity: Quantity, steps: dict[Node, int]
 ) -> ThroughTime:
     table = ThroughTime(quantity, times)
-    elements = dict(zip(quantity.nodes, quantity.elements or [None], strict=False))
-    numbers: dict[tuple[Node, int, Node], int] = {}
-    found: list[tuple[int, _Use]] = []  # with the step in the column's place
-    cells, held = [], 0
-    for root in roots:
-        row: list[tuple[int, Any]] = []
-        sums: dict[int, Any] = {}
-        for visit in sweep(root):
-            for use, parent in uses_in(visit, elements):
-                step = steps.get(use.node)
-                if step is None:
-                    raise ValueError(
-                        f"the time step of a use of {table.name} in {use.node.rule.name} is not "
-                        f"known: {LABEL_THEM}"
-                    )
-                key = use.node, use.operand, parent
-                if key not in numbers:
-                    numbers[key] = len(found)
-                    found.append((step, _Use(step, use.local, elements[parent])))
-                row.append((numbers[key], use.upstream))
-                held += np.size(use.upstream)
-                _add(sums, step, use.contribution, elements[parent], quantity.shape)
-        _check_size(held)
-        table._rows.append(row)
-        cells.append({step: float(np.linalg.norm(x)) for step, x in sums.items()})
-    table.steps = tuple(sorted({step for step, _ in found}))
+    collected = _Uses(quantity, steps)
+    cells = [collected.add(root) for root in roots]
+    table.steps = tuple(sorted({step for step, _, _ in collected.uses}))
     column = {step: j for j, step in enumerate(table.steps)}
-    table._uses = [use._replace(column=column[step]) for step, use in found]
+    table._rows = collected.rows
+    table._uses = [_Use(column[step], local, element) for step, local, element in collected.uses]
     _set_norms(table, [{column[step]: n for step, n in row.items()} for row in cells])
     return table
 
 
-def _add(
-    sums: dict[int, Any], step: int, x: Any, element: Index | None, shape: tuple[int, ...]
-) -> None:
-    """Add a contribution to the cell of a step."""
-    if element is None:
-        sums[step] = sums[step] + x if step in sums else x
-    else:
-        sums.setdefault(step, np.zeros(shape))[element] += x
+class _Uses:
+    """The uses of a parameter by several losses, which share most of them.
+
+    Attributes:
+        uses: of each its step, local derivative and element.
+        rows: for each loss, the numbers of its uses, each with the upstream gradient.
+    """
+
+    def __init__(self, quantity: Quantity, steps: dict[Node, int]) -> None:
+        self.name, self.shape = quantity.name or "the parameter", quantity.shape
+        self.elements = dict(zip(quantity.nodes, quantity.elements or [None], strict=False))
+        self.steps = steps
+        self.numbers: dict[tuple[Node, int], int] = {}
+        self.uses: list[tuple[int, Any, Index | None]] = []
+        self.rows: list[list[tuple[int, Any]]] = []
+        self.held = 0
+
+    def add(self, root: Node) -> dict[int, float]:
+        """Sweep from one more loss; the norm of its contribution from each step."""
+        row: list[tuple[int, Any]] = []
+        cells: dict[int, Any] = {}
+        for visit in sweep(root):
+            for use, parent in uses_in(visit, self.elements):
+                step, element = self._step(use.node), self.elements[parent]
+                number = self.numbers.setdefault((use.node, use.operand), len(self.uses))
+                if number == len(self.uses):
+                    self.uses.append((step, use.local, element))
+                row.append((number, use.upstream))
+                self.held += np.size(use.upstream)
+                if element is not None:
+                    cells.setdefault(step, np.zeros(self.shape))[element] += use.contribution
+                else:
+                    c = use.contribution
+                    cells[step] = cells[step] + c if step in cells else c
+        _check_size(self.held)
+        self.rows.append(row)
+        return {step: _norm(cell) for step, cell in cells.items()}
+
+    def _step(self, node: Node) -> int:
+        if node not in self.steps:
+            raise ValueError(
+                f"the time step of a use of {self.name} in {node.rule.name} is not known: "
+                f"{LABEL_THEM}"
+            )
+        return self.steps[node]
+
+
+def _norm(x: Any) -> float:
+    with np.errstate(all="ignore"):
+        return float(np.linalg.norm(np.asarray(x, np.float64)))
 
 
 def _table_of_states(
@@ -308,7 +328,7 @@ def _table_of_states(
         for j, state in enumerate(states):
             if any(node in gradients for node in state.nodes):
                 cell = table._cells[i, j] = state.array(gradients)
-                row[j] = float(np.linalg.norm(cell))
+                row[j] = _norm(cell)
                 held += cell.size
         _check_size(held)
         norms.append(row)
