@@ -324,6 +324,20 @@ def test_a_product_for_all_steps_at_once_has_no_step(steps):
     assert list(contributions(tb.sum(h), W).by_step()) == list(range(steps))
 
 
+def test_what_is_made_outside_of_the_steps_for_all_of_them_has_no_step():
+    E = tb.Tensor(np.eye(3), "E")
+    context = np.ones((1, 3)) @ E
+    states = nn.unroll(lambda x, h: tb.tanh(h + context * x), np.ones((2, 1)), np.zeros((1, 3)))
+    assert [use.step for use in contributions(tb.sum(states[-1]), E)] == [None]
+
+
+def test_a_label_of_a_parameter_is_no_time_step():
+    """Superscripts of layers are written like steps: Θ(2)."""
+    x, Theta = np.ones((1, 2)), [tb.Tensor(np.eye(2), f"Theta({n})") for n in (1, 2)]
+    loss = tb.sum(tb.tanh(tb.tanh(x @ Theta[0]) @ Theta[1]))
+    assert [use.step for p in Theta for use in contributions(loss, p)] == [None, None]
+
+
 def test_steps_that_run_backwards():
     rng = np.random.default_rng(0)
     W = tb.Tensor(rng.normal(size=(3, 3)), "W")

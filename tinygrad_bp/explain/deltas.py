@@ -8,6 +8,7 @@ named has a row of its own, so both are there: `δ_z = σ'(z) ⊙ δ_a`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from tinygrad_bp.derivatives import read_only
 from tinygrad_bp.explain.naming import Place, names_of, place_of
 from tinygrad_bp.explain.quantities import Array, Quantity, check_root, quantities_of
+from tinygrad_bp.explain.steps import steps_of
 from tinygrad_bp.explain.tables import Shown, Table
 from tinygrad_bp.graph import Node, sweep
 from tinygrad_bp.text import clean, number
@@ -99,8 +101,8 @@ class Deltas(Shown):
         if found:
             names = ", ".join(f"{d.name!r} in {d.layer or 'no layer'}" for d in found[:3])
             raise KeyError(
-                f"{key!r} are {len(found)} quantities: {names}{', ...' if found[3:] else ''}; "
-                "expected (name, step, layer), or the numbered name"
+                f"{key!r} are {len(found)} quantities, expected (name, step, layer) or a numbered "
+                f"name: {names}{', ...' if found[3:] else ''}"[:200]
             )
         names = ", ".join(dict.fromkeys(d.symbol for d in reversed(self.rows)))
         raise KeyError(f"no quantity is called {key!r}; there are {names or 'none'}"[:200])
@@ -195,7 +197,8 @@ def deltas(loss: Any, gradient: Any = None, *, unnamed: bool = False) -> Deltas:
     order.reverse()
     forward = [node for node in order if node in gradients]
     rows = [_delta(q, gradients) for q in quantities_of(forward, order)]
-    rows += _without_name(forward, gradients, unnamed)
+    rows += _softmaxes(forward, order, gradients)
+    rows += _without_name(forward, gradients) if unnamed else []
     position = {node: i for i, node in enumerate(forward)}
     rows.sort(key=lambda d: position[d.nodes[-1]], reverse=True)
     notes = list(dict.fromkeys(note for node in order for note in _scale(node)))
@@ -212,34 +215,47 @@ def _delta(q: Quantity, gradients: dict[Node, Any]) -> Delta:
     return Delta(q.name, q.place, q.array(values), q.array(gradients, missing=0.0), q.nodes)
 
 
-def _without_name(
-    forward: Sequence[Node], gradients: dict[Node, Any], unnamed: bool
-) -> list[Delta]:
-    """Rows of nodes that have no label: the softmax of a loss, and on request all others."""
+def _without_name(forward: Sequence[Node], gradients: dict[Node, Any]) -> list[Delta]:
+    """Rows of the nodes that have no label."""
     rows = []
-    names = names_of(forward) if unnamed else {}
-    for node in forward:
+    for node, name in names_of(forward).items():
         place = place_of(node)
-        is_softmax = node.rule.name == "log_softmax"
-        if not place.name and (is_softmax or unnamed):
-            symbol = "log ŷ" if is_softmax else names[node]
-            place = _named(place, node, symbol) if is_softmax else place._replace(name=symbol)
-            value, delta = np.asarray(node.data), np.asarray(gradients[node])  # type: ignore[attr-defined]
-            rows.append(Delta(place.name, place, read_only(value), read_only(delta), (node,)))
-        if is_softmax:
-            y = np.exp(node.data)  # type: ignore[attr-defined]
-            place = _named(place_of(node), node, "ŷ")
-            rows.append(Delta(place.name, place, read_only(y), None, (node,)))
+        if not place.name and node.rule.name != "log_softmax":
+            rows.append(_row(place._replace(name=name, symbol=name), node, gradients[node]))
     return rows
 
 
-def _named(place: Place, node: Node, symbol: str) -> Place:
-    """A place of this symbol, at the step of the node or else of the logits it was made from."""
-    step = place.step
-    if step is None and isinstance(node.x, Node):
-        step = place_of(node.x).step
-    name = symbol if step is None else f"{symbol}({step})"
-    return place._replace(name=name, symbol=symbol, step=step)
+def _softmaxes(
+    forward: Sequence[Node], order: Sequence[Node], gradients: dict[Node, Any]
+) -> list[Delta]:
+    """Rows of what a cross-entropy works with: log ŷ, if it has no label, and ŷ."""
+    nodes = [node for node in forward if node.rule.name == "log_softmax"]
+    steps = steps_of(order) if nodes else {}
+    names = [(node, _at("log ŷ", steps.get(node)), _at("ŷ", steps.get(node))) for node in nodes]
+    count = Counter(name for _, name, _ in names)
+    rows, given = [], Counter[str]()
+    for node, log, softmax in names:
+        given[log] += 1
+        suffix = f"#{given[log]}" if count[log] > 1 else ""
+        place = place_of(node)._replace(step=steps.get(node))
+        if not place.name:
+            named = place._replace(name=log + suffix, symbol="log ŷ")
+            rows.append(_row(named, node, gradients[node]))
+        place = place._replace(name=softmax + suffix, symbol="ŷ")
+        rows.append(_row(place, node, None))
+    return rows
+
+
+def _at(symbol: str, step: int | None) -> str:
+    return symbol if step is None else f"{symbol}({step})"
+
+
+def _row(place: Place, node: Any, delta: Any) -> Delta:
+    """A row of a node; without a delta, that of its exponential."""
+    if delta is None:
+        return Delta(place.name, place, read_only(np.exp(node.data)), None, (node,))
+    value, delta = read_only(np.asarray(node.data)), read_only(np.asarray(delta))
+    return Delta(place.name, place, value, delta, (node,))
 
 
 def _scale(node: Any) -> list[str]:

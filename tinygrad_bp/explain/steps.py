@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from tinygrad_bp.explain.naming import place_of
+from tinygrad_bp.explain.naming import place_of, step_of
 from tinygrad_bp.graph import Node, topological_order
 
 LABEL_THEM = (
@@ -37,19 +37,15 @@ def steps_of(order: Sequence[Node]) -> dict[Node, int]:
 
 def steps_before(order: Sequence[Node]) -> dict[Node, int]:
     """The steps of the nodes that lie on the way to a step; `o(3)` says nothing of its loss."""
-    return _before(order, _own(order))
-
-
-def _own(order: Sequence[Node]) -> dict[Node, int]:
-    steps = {node: place_of(node).step for node in order}
-    return {node: step for node, step in steps.items() if step is not None}
-
-
-def _before(order: Sequence[Node], own: dict[Node, int]) -> dict[Node, int]:
+    inner = [node for node in order if node.rule is not None]
+    steps = {node: place_of(node).step for node in inner}
+    own = {node: step for node, step in steps.items() if step is not None}
     if not own:
         return {}
-    found, backwards = _from_consumers(order, own, carried=True)
-    return _from_consumers(order, own, carried=False)[0] if backwards else found
+    # Where steps are scopes, what was made outside of them was not meant to be in one.
+    carried = all(step_of(node) is None for node in own)
+    found, backwards = _from_consumers(order, own, carried)
+    return _from_consumers(order, own, carried=False)[0] if carried and backwards else found
 
 
 def _from_consumers(
