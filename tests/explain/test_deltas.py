@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from oracles import run as run_program
 from test_curriculum import (
     NETWORKS,
     close,
@@ -14,10 +16,11 @@ from test_curriculum import (
     total,
     two_steps,
 )
+from test_graph import apply, leaves, programs
 
 import tinygrad_bp as tb
 from tinygrad_bp import nn
-from tinygrad_bp.explain import deltas
+from tinygrad_bp.explain import contributions, deltas
 
 VIEWS = {"arrays": lambda model: model, "scalars": lambda model: model.scalar_view()}
 either_view = pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
@@ -159,6 +162,34 @@ def test_it_writes_no_gradient():
     assert all(node.grad is None for node in tb.topological_order(loss))
 
 
+@given(programs(most=12))
+def test_every_named_node_of_a_random_graph_is_there_with_its_gradient(case):
+    numbers, program = case
+    results = run_program(program, leaves(*numbers), apply)
+    root = results[-1]
+    assume(root.requires_grad)
+    for i, node in enumerate(results):
+        node.label = f"n{i}"
+    root.backward()
+    table = deltas(root)
+    inner = [node for node in tb.topological_order(root) if not node.is_leaf]
+    assert [d.name for d in reversed(table)] == [node.label for node in inner]
+    for node in inner:
+        np.testing.assert_array_equal(table[node.label].delta, node.grad)
+        np.testing.assert_array_equal(table[node.label].value, node.data)
+
+
+def test_a_very_deep_graph():
+    w, s = tb.Value(1.0, "w"), tb.Value(1.0)
+    for t in range(1, 10_001):
+        s = nn.named(w * s, f"s({t})")
+    table = deltas(s)
+    assert len(table) == 10_000
+    assert (table["s", 7].delta, table.rows[-1].name) == (1.0, "s(1)")
+    assert float(contributions(s, w).total) == 10_000.0
+    assert len(contributions(s, w).by_step()) == 10_000
+
+
 def test_a_gradient_to_start_from():
     x = tb.Tensor([1.0, 2.0], "x")
     z = nn.named(x * x, "z")
@@ -294,6 +325,13 @@ def test_labels_that_only_look_like_elements(labels):
     nodes = [nn.named(x * c, label) for c, label in enumerate(labels, 2)]
     table = deltas(nodes[0] * nodes[1])
     assert [float(table[label].value) for label in labels] == [6.0, 9.0]
+
+
+@pytest.mark.parametrize("label", ["\x00", "(3)"])
+def test_a_label_without_a_name(label):
+    x = nn.named(tb.Value(1.0) * 2.0, label)
+    assert len(deltas(x * x)) == 0
+    assert [d.name for d in deltas(x * x, unnamed=True)] == ["v2", "v1"]
 
 
 def test_a_tensor_called_like_an_element():

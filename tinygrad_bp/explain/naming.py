@@ -41,17 +41,32 @@ class Place(NamedTuple):
 
 def place_of(node: Node) -> Place:
     """Where a node stands: a leaf belongs to no step, whatever scope it was made in."""
-    symbol, element = clean(node.label), None
+    symbol, step, element = _parsed(node.label)
+    if step is None and not node.is_leaf:
+        step = step_of(node)
+    name = symbol if step is None or not symbol else f"{symbol}({step})"
+    return Place(name, symbol, step, layer_of(node), element)
+
+
+def time_step_of(node: Node) -> int | None:
+    """The step of `place_of(node)`, at a third of the price."""
+    step = _parsed(node.label)[1] if node.label else None
+    return step_of(node) if step is None and not node.is_leaf else step
+
+
+def _parsed(label: str) -> tuple[str, int | None, tuple[int, ...] | None]:
+    """What a label says: the symbol, the time step, the element of an array."""
+    if not label:
+        return "", None, None
+    symbol, step, element = clean(label), None, None
     of_array = _ELEMENT.match(symbol)
     if of_array:
         symbol = of_array[1]
         element = tuple(int(i) for i in (of_array[2] or "").split(",") if i)
-    step = None if node.is_leaf else step_of(node)
     written = _STEP.search(symbol)
     if written:
         symbol, step = symbol[: written.start()], int(written[1])
-    name = symbol if step is None or not symbol else f"{symbol}({step})"
-    return Place(name, symbol, step, layer_of(node), element)
+    return symbol, step, element
 
 
 def step_of(node: Node) -> int | None:
@@ -92,7 +107,7 @@ def names_of(nodes: Iterable[Node]) -> dict[Node, str]:
         nodes: in the order in which they are to be numbered.
     """
     nodes = list(nodes)
-    own = [_own_name(node) for node in nodes]
+    own = [own_name(node) for node in nodes]
     count = Counter(own)
     given: Counter[str] = Counter()
     names = {}
@@ -107,7 +122,10 @@ def names_of(nodes: Iterable[Node]) -> dict[Node, str]:
     return names
 
 
-def _own_name(node: Node) -> str:
+def own_name(node: Node) -> str:
+    """What a node is called, with the index of an element; empty if it has no label."""
+    if not node.label:
+        return ""
     place = place_of(node)
     if place.element is None or not place.name:
         return place.name

@@ -70,8 +70,10 @@ def quantities_of(nodes: Iterable[Node], order: Sequence[Node] = ()) -> list[Qua
     steps = _Steps(order)
     groups: dict[Any, list[tuple[int, Node, Place]]] = defaultdict(list)
     for i, node in enumerate(nodes):
+        if not node.label:
+            continue
         place = place_of(node)
-        if not place.name:
+        if not place.name:  # nothing of the label can be shown
             continue
         if place.element is None or not isinstance(node, Value):
             groups[i].append((i, node, _as_whole(place)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from tinygrad_bp.explain.naming import place_of, step_of
+from tinygrad_bp.explain.naming import step_of, time_step_of
 from tinygrad_bp.graph import Node, topological_order
 
 LABEL_THEM = (
@@ -38,7 +38,7 @@ def steps_of(order: Sequence[Node]) -> dict[Node, int]:
 def steps_before(order: Sequence[Node]) -> dict[Node, int]:
     """The steps of the nodes that lie on the way to a step; `o(3)` says nothing of its loss."""
     inner = [node for node in order if node.rule is not None]
-    steps = {node: place_of(node).step for node in inner}
+    steps = {node: time_step_of(node) for node in inner}
     own = {node: step for node, step in steps.items() if step is not None}
     if not own:
         return {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp.derivatives import Elementwise, Local
-from tinygrad_bp.explain.naming import layer_of, names_of, place_of
+from tinygrad_bp.explain.naming import layer_of, own_name
 from tinygrad_bp.explain.quantities import Array, Index
 from tinygrad_bp.explain.steps import steps_of
 from tinygrad_bp.explain.tables import Shown
@@ -128,7 +128,7 @@ def operation_of(node: Node, names: dict[Node, str]) -> str:
     for x in node.operands:
         if isinstance(x, Node):
             if x not in names:
-                names[x] = next(iter(names_of([x]).values())) if place_of(x).name else "·"
+                names[x] = own_name(x) or "·"
             parts.append(names[x])
         else:
             shape = np.shape(x)
