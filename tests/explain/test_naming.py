@@ -11,11 +11,12 @@ from tinygrad_bp.graph import topological_order
 
 def test_a_quantity_of_a_cell_has_its_time_step_and_its_layer():
     net = nn.CharRNN(2, 3, rng=0)
+    net.cell.name = "cell"
     logits, h = net(np.eye(2)[:, None], net.cell.initial_state(1))
-    assert place_of(h) == Place("h(2)", "h", 2, "charrnn/rnn", None)
+    assert place_of(h) == Place("h(2)", "h", 2, "charrnn/cell", None)
     assert place_of(logits[0]) == Place("o(1)", "o", 1, "charrnn", None)
     z = h.parents[0]
-    assert place_of(z) == Place("z(2)", "z", 2, "charrnn/rnn", None)
+    assert place_of(z) == Place("z(2)", "z", 2, "charrnn/cell", None)
 
 
 def test_a_leaf_belongs_to_no_step():
@@ -24,6 +25,16 @@ def test_a_leaf_belongs_to_no_step():
         y = w * 2.0
     assert place_of(w).step is None
     assert place_of(y).step == 4
+
+
+def test_a_numbered_layer_within_a_step_is_no_step():
+    w = tb.Value(1.0, "w")
+    with tb.scope("step", 4), tb.scope("layer", 2):
+        y = nn.named(w * 2.0, "z")
+    assert place_of(y) == Place("z(4)", "z", 4, "layer(2)", None)
+    with tb.scope("time", 4):
+        y = w * 2.0
+    assert (place_of(y).step, place_of(y).layer) == (4, "")
 
 
 def test_an_element_of_an_array_of_values_belongs_to_its_quantity():

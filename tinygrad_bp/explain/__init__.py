@@ -4,3 +4,17 @@ Nothing here writes to a node: each function walks the graph with a sweep of its
 every `.grad` alone. Results print as text, show themselves in notebooks, and give their numbers as
 arrays.
 """
+
+from tinygrad_bp.explain.contributions import (
+    Contributions as Contributions,
+    contributions as contributions,
+)
+from tinygrad_bp.explain.deltas import Delta as Delta, Deltas as Deltas, deltas as deltas
+from tinygrad_bp.explain.jacobians import Jacobians as Jacobians, jacobians as jacobians
+from tinygrad_bp.explain.through_time import (
+    StatesThroughTime as StatesThroughTime,
+    ThroughTime as ThroughTime,
+    through_time as through_time,
+)
+from tinygrad_bp.explain.truncation import Truncation as Truncation
+from tinygrad_bp.explain.uses import Contribution as Contribution
