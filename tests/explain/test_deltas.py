@@ -91,7 +91,9 @@ def test_e22_e24_e25_deltas_through_time(size, view):
 def test_e22_the_softmax_of_the_loss_is_shown_beside_its_logits():
     model, hand = recurrent(3, 2)
     table = deltas(total(run(model, hand)))
-    assert [d.name for d in table][:5] == ["log ŷ(3)", "ŷ(3)", "o(3)", "h(3)", "z(3)"]
+    names = [d.name for d in table]
+    assert names[:2] == ["log ŷ(3)", "ŷ(3)"]
+    assert [name for name in names if "3" in name][2:] == ["o(3)", "h(3)", "z(3)"]
     for t in range(1, 4):
         yhat = table["ŷ", t]
         close(columns(yhat.value), hand.yhat[t])

@@ -39,6 +39,11 @@ class Truncation(Shown):
         self.dropped: Array = table.sum(table.mask & ~mask)
 
     @property
+    def whole(self) -> ThroughTime:
+        """The table whose cells are kept or dropped."""
+        return self._table
+
+    @property
     def cosine(self) -> float:
         """The cosine of the angle between the truncated gradient and the whole."""
         kept, whole = self.kept.ravel(), (self.kept + self.dropped).ravel()
