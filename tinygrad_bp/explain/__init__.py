@@ -4,3 +4,5 @@ Nothing here writes to a node: each function walks the graph with a sweep of its
 every `.grad` alone. Results print as text, show themselves in notebooks, and give their numbers as
 arrays.
 """
+
+from tinygrad_bp.explain.paths import Path as Path, Paths as Paths, paths as paths
