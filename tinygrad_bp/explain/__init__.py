@@ -5,4 +5,5 @@ every `.grad` alone. Results print as text, show themselves in notebooks, and gi
 arrays.
 """
 
+from tinygrad_bp.explain.cost import Cost as Cost, Growth as Growth, cost as cost, growth as growth
 from tinygrad_bp.explain.paths import Path as Path, Paths as Paths, paths as paths
