@@ -7,3 +7,4 @@ arrays.
 
 from tinygrad_bp.explain.cost import Cost as Cost, Growth as Growth, cost as cost, growth as growth
 from tinygrad_bp.explain.paths import Path as Path, Paths as Paths, paths as paths
+from tinygrad_bp.explain.why import Why as Why, Whys as Whys, why as why
