@@ -201,7 +201,8 @@ def _zero_product(link: Link, words: Words) -> Cause:
         )
     for other, x in partners:
         if not np.any(x):
-            text = f"{words.name(other)}{' is 0' if np.ndim(x) or isinstance(other, Node) else ''}"
+            bare = np.ndim(x) == 0 and not isinstance(other, Node)  # then its name is its number
+            text = words.name(other) + ("" if bare else " is 0")
             return _of_factor("zero", other, text, link, words)
     if link.partial is None:
         return Cause(
@@ -225,14 +226,10 @@ def _partners(link: Link) -> list[tuple[Any, Any]]:
 
 def _of_factor(size: str, other: Any, text: str, link: Link, words: Words) -> Cause:
     """A product is blamed on its other factor: a parameter, a constant, or something computed."""
+    text += f", in the product {words.name(link.consumer)}"
     if not isinstance(other, Node) or not other.requires_grad:
-        kind = "operand"
-        text += ", in the product {}: an input, a mask or an initial state"
-    elif other.rule is None:
-        kind, text = "weights", text + ", in the product {}"
-    else:
-        kind, text = "operand", text + ", in the product {}"
-    return Cause(f"{size} {kind}", text.format(words.name(link.consumer)))
+        return Cause(f"{size} operand", f"{text}: an input, a mask or an initial state")
+    return Cause(f"{size} {'weights' if other.rule is None else 'operand'}", text)
 
 
 # --- little and much ----------------------------------------------------------------------------
@@ -250,7 +247,8 @@ def of_small(link: Link, words: Words) -> Cause:
     if rule in PRODUCTS and _partners(link):
         other, factor = _largest_partner(link)
         if size_of(factor) <= CANCELLED * link.factor:
-            text = f"{words.name(other)} is small, at most {number(size_of(factor))}"
+            most = f", at most {number(size_of(factor))}" if np.ndim(factor) else ""
+            text = f"{words.name(other)} is small{most}"
             return _of_factor("small", other, text, link, words)
         return Cause("cancellation", f"the products in {words.operation(link)} nearly cancel")
     if rule == "divide":
@@ -268,7 +266,8 @@ def of_large(link: Link, words: Words) -> Cause:
     if rule in PRODUCTS:
         other, factor = _largest_partner(link) if _partners(link) else (None, 0.0)
         if size_of(factor) * CANCELLED >= link.factor:
-            text = f"{words.name(other)} is large, up to {number(size_of(factor))}"
+            most = f", up to {number(size_of(factor))}" if np.ndim(factor) else ""
+            text = f"{words.name(other)} is large{most}"
             return _of_factor("large", other, text, link, words)
         return Cause("many uses", f"the products in {words.operation(link)} add up")
     if rule in POLES:
@@ -287,19 +286,15 @@ def _generic(size: str, link: Link, words: Words) -> Cause:
     )
 
 
-def _pole(link: Link, words: Words, at: Any = ...) -> str:
+def _pole(link: Link, words: Words, at: tuple[int, ...] = ()) -> str:
     """An operation with the operands at which it has a pole: `log of 0`."""
-    shown = []
-    for x in link.numbers:
-        x = np.asarray(x, np.float64)
-        worst = np.unravel_index(np.argmin(np.abs(x)), x.shape) if x.size else ()
-        place = at if at is not ... and len(at) == x.ndim else worst
-        try:
-            shown.append(number(float(x[place])))
-        except IndexError:  # broadcast: its worst
-            shown.append(number(float(x[worst])))
-    text = POLES[link.rule].format(x=shown[0], y=shown[-1])
-    return f"{text} at {words.name(link.consumer)}"
+    shape = np.shape(link.result)
+    numbers = [np.broadcast_to(np.asarray(x, np.float64), shape) for x in link.numbers]
+    if len(at) != len(shape):  # where the operand with the pole is closest to 0
+        small = np.abs(numbers[1 if link.rule == "divide" else 0])
+        at = tuple(map(int, np.unravel_index(np.argmin(small), shape)))
+    shown = [number(float(x[at])) for x in numbers]
+    return f"{POLES[link.rule].format(x=shown[0], y=shown[-1])} at {words.name(link.consumer)}"
 
 
 # --- infinite, and not a number -----------------------------------------------------------------
@@ -310,17 +305,19 @@ def of_nonfinite(link: Link, words: Words) -> Cause:
     for x in [*link.numbers, link.result]:
         if not np.all(np.isfinite(np.asarray(x, np.float64))):
             return of_forward(link.consumer, words)
-    contribution = np.asarray(words.survey.contribution(link))
-    if link.rule in POLES:
-        at = np.argwhere(~np.isfinite(contribution))
-        place = tuple(at[0]) if len(at) else ()
-        return Cause("pole", f"{_pole(link, words, place)}, where the derivative is infinite")
     partial = link.partial
-    if partial is not None and not np.all(np.isfinite(partial)):
+    if partial is None:
+        if np.isnan(words.survey.contribution(link)).any():
+            return Cause("not defined", f"the pullback of {words.operation(link)} gives nan")
+        return Cause("overflow", f"the product overflows at {words.operation(link)}")
+    bad = np.broadcast_to(~np.isfinite(partial), np.shape(link.result))
+    if not bad.any():
+        return Cause("overflow", f"the product overflows at {words.operation(link)}")
+    if link.rule not in POLES:
         return Cause("pole", f"the derivative of {words.operation(link)} is not finite there")
-    if link.partial is None and np.isnan(contribution).any():
-        return Cause("pole", f"the pullback of {words.operation(link)} gives nan")
-    return Cause("overflow", f"the product overflows at {words.operation(link)}")
+    arrives = np.argwhere(bad & (np.asarray(words.survey.gradients[link.consumer]) != 0.0))
+    where = _pole(link, words, tuple(map(int, arrives[0])) if len(arrives) else ())
+    return Cause("pole", f"{where}, where the derivative is infinite")
 
 
 def of_forward(node: Node, words: Words) -> Cause:
@@ -359,10 +356,9 @@ def _made_here(node: Node, numbers: list[Any], words: Words) -> Cause:
     value = number(float(result[tuple(at)]))
     arguments = ", ".join(_at(x, at, result) for x in numbers)
     place = f"[{', '.join(map(str, at))}]" if len(at) else ""
-    kind = "overflow" if rule not in POLES else "pole"
-    return Cause(
-        kind, f"in the forward pass {rule}({arguments}) is {value}, at {words.name(node)}{place}"
-    )
+    kind = "not defined" if value == "nan" else "pole" if rule in POLES else "overflow"
+    text = f"in the forward pass {rule}({arguments}) is {value}, at {words.name(node)}{place}"
+    return Cause(kind, text)
 
 
 def _at(x: Any, at: Any, result: Any) -> str:

@@ -29,6 +29,7 @@ from tinygrad_bp.explain.naming import place_of
 from tinygrad_bp.explain.survey import Link, Survey, Use, larger, numbers_in
 from tinygrad_bp.graph import Node
 from tinygrad_bp.hooks import hooks_of
+from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.text import number
 
 ALONE = 0.5  # the part of all orders of magnitude for which one factor is blamed alone
@@ -238,7 +239,10 @@ class Judge:
 
     def _ordinary(self, node: Node) -> Found:
         links = self.survey.chain(node)
-        return Found(Cause("", ""), links, None, [n for link in links for n in self._dead(link)])
+        rectified = links if isinstance(node, Tensor) else ()
+        return Found(
+            Cause("", ""), links, None, [n for link in rectified for n in self._dead(link)]
+        )
 
     def _dead(self, link: Link) -> list[str]:
         """Which units of a rectifier are off for all samples."""
@@ -406,8 +410,10 @@ def _is_one_logit(uses: Sequence[Use], survey: Survey) -> bool:
 
 
 def _is_copy(constant: Any, node: Node) -> bool:
-    """Whether a constant has the name of a node, or the numbers of an array."""
+    """Whether a constant has the name or the numbers of a node."""
     if isinstance(constant, Node) and constant.label:
         return constant.label == node.label
     x, y = np.asarray(numbers_in(constant)), np.asarray(numbers_in(node))
-    return x.shape == y.shape and x.ndim > 0 and np.array_equal(x, y)
+    if x.ndim == 0 and float(x).is_integer():  # equal by chance
+        return False
+    return x.shape == y.shape and np.array_equal(x, y)

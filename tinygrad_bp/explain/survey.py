@@ -130,6 +130,7 @@ class Survey:
         self.gradients: dict[Node, Any] = {}
         self.sizes: dict[Node, float] = {}
         self.uses: dict[Node, list[Use]] = {node: [] for node in self.order}
+        self._chains: dict[Node, tuple[list[Link], int]] = {}
         for node, gradient, edges in sweep(root):
             self.gradients[node] = gradient
             self.sizes[node] = size_of(gradient)
@@ -150,12 +151,22 @@ class Survey:
 
     def chain(self, node: Node) -> list[Link]:
         """The links from the root down to a node: at each, the use that contributes most."""
-        links = []
+        links: list[Link] = []
+        above: list[Link] = []
+        start = node
         while self.uses[node]:
+            if node in self._chains:
+                whole, end = self._chains[node]
+                above = whole[:end]
+                break
             use = strongest(self.uses[node])
             links.append(self.link(node, use))
             node = use.consumer
-        return links[::-1]
+        chain = above + links[::-1]
+        if start not in self._chains:  # the way to each node on it is known from now on
+            for i, link in enumerate(chain[len(above) :], len(above) + 1):
+                self._chains[link.node] = chain, i
+        return chain
 
 
 def strongest(uses: Iterable[Use]) -> Use:

@@ -15,7 +15,7 @@ from tinygrad_bp.explain.causes import Words
 from tinygrad_bp.explain.judgement import Found, Judge
 from tinygrad_bp.explain.naming import names_of, place_of
 from tinygrad_bp.explain.survey import Link, Survey, larger, size_of
-from tinygrad_bp.explain.tables import MOST_ROWS, Table
+from tinygrad_bp.explain.tables import Table
 from tinygrad_bp.graph import Node
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor
@@ -23,6 +23,7 @@ from tinygrad_bp.text import clean, number
 from tinygrad_bp.value import Value
 
 TINY, HUGE = 1e-6, 1e6  # where a gradient of a loss is no longer ordinary
+LOOKED_INTO = 20  # leaves, if none is asked for in particular
 
 
 class Why(Table):
@@ -70,17 +71,11 @@ class Why(Table):
 class Whys(Table):
     """What the gradients of all leaves are, those that are not ordinary first.
 
-    Attributes:
-        found: a `Why` by name, for the leaves that were looked into.
+    Its columns are "leaf", "gradient" (the status of a `Why`), "largest element", "cause" and
+    "why".
     """
 
-    __slots__ = ("found",)
-
-    def __init__(self, loss: str, rows: Sequence[Any], found: dict[str, Why]) -> None:
-        self.found = found
-        odd = sum(row[1] != "ordinary" for row in rows)
-        title = f"The gradients of {loss}: {odd or 'none'} of {len(rows)} not ordinary"
-        super().__init__(title, ["leaf", "gradient", "largest element", "why"], rows)
+    __slots__ = ()
 
 
 def why(loss: Any, node: Any = None, *, tiny: float = TINY, huge: float = HUGE) -> Why | Whys:
@@ -122,24 +117,24 @@ def _of(judge: Judge, nodes: Sequence[Node], name: str, shape: tuple[int, ...]) 
 
 
 def _of_leaves(judge: Judge) -> Whys:
-    """All leaves, the elements of an array together; no more are looked into than are shown."""
+    """All leaves, the elements of an array together, of which the first are looked into."""
     groups = _leaves(judge.survey)
     status = {key: judge.status(nodes) for key, nodes in groups.items()}
     rows: list[Any] = []
-    found: dict[str, Why] = {}
     for key in sorted(groups, key=lambda key: status[key] == "ordinary"):  # stable
         nodes = groups[key]
         name = key[0] if isinstance(key, tuple) else judge.words.name(nodes[0])
-        text = None
-        if len(rows) < MOST_ROWS:
-            shape = (len(nodes),) if len(nodes) > 1 else getattr(nodes[0], "shape", ())
-            one = found[name] = _of(judge, nodes, name, shape)
-            text = "; ".join(one.notes) or None
-            if status[key] != "ordinary":
-                text = one.verdict.partition(": ")[2]
         size = max((judge.survey.sizes[node] for node in nodes), key=larger)
-        rows.append((name, status[key], size, text))
-    return Whys(judge.words.name(judge.survey.root), rows, found)
+        words: list[str | None] = [None, None]
+        if len(rows) < LOOKED_INTO:
+            found = judge.look_into(nodes, status[key])
+            words = [found.cause.kind or None, found.cause.text or "; ".join(found.notes) or None]
+        rows.append((name, status[key], size, *words))
+    odd = sum(of != "ordinary" for of in status.values())
+    loss = judge.words.name(judge.survey.root)
+    title = f"The gradients of {loss}: {odd or 'none'} of {len(rows)} not ordinary"
+    notes = [f"the first {LOOKED_INTO} were looked into"] if len(rows) > LOOKED_INTO else []
+    return Whys(title, ["leaf", "gradient", "largest element", "cause", "why"], rows, notes)
 
 
 def _leaves(survey: Survey) -> dict[Any, list[Node]]:
