@@ -92,7 +92,19 @@ def test_no_gradient_is_written():
     assert (a.grad, b.grad) == (5.0, None)
 
 
-# --- E14, E15, E17 ------------------------------------------------------------------------------
+# --- E13, E14, E15, E17 -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x", [-1.3, 0.2, 2.0])
+def test_e13_the_chain_rule_is_one_path_of_two_factors(x):
+    x = tb.Value(x, "x")
+    g = nn.named(tb.tanh(x), "g")
+    y = nn.named(tb.exp(g), "y")
+    (path,) = paths(y, x).listed
+    inner, outer = 1.0 / math.cosh(x.data) ** 2, math.exp(math.tanh(x.data))
+    assert path.locals == pytest.approx([inner, outer], rel=1e-13)
+    assert path.product == pytest.approx(outer * inner, rel=1e-13)
+    assert path.equations.startswith("∂g/∂x = ")
 
 
 def five_three_one(weight=None):
