@@ -70,6 +70,20 @@ def test_the_strongest_paths_are_those_of_the_enumeration(graph, top):
         remaining.remove((path.nodes, tuple(path.locals)))
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_the_order_is_that_of_the_enumeration_where_paths_are_many(seed):
+    random = np.random.default_rng(seed)
+    nodes = [tb.Value(x) for x in random.normal(size=2)]
+    for _ in range(int(random.integers(4, 9))):
+        a, b = (nodes[-min(int(i), len(nodes))] for i in random.integers(1, 4, size=2))
+        nodes.append(a * b if random.random() < 0.5 else a + b)
+    sizes = [abs(product(locals_)) for _, locals_ in enumerated(nodes[-1], nodes[0])]
+    expected = sorted(sizes, reverse=True)
+    found = paths(nodes[-1], nodes[0], 10_000)
+    assert len(found.listed) == len(expected)
+    np.testing.assert_allclose(np.abs(found.products), np.array(expected, float), rtol=1e-13)
+
+
 @given(graphs())
 def test_all_paths_add_up_to_the_gradient(graph):
     root, node = graph

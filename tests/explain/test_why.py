@@ -104,6 +104,26 @@ def test_gradients_are_those_of_backward_and_none_is_written(scalar):
     np.testing.assert_array_equal(found.gradient, model.layers[0].W.grad)
 
 
+def test_the_loss_itself():
+    x = tb.Value(2.0, "x")
+    y = x * x
+    found = why(y, y)
+    assert (found.status, found.size, found.links) == ("ordinary", 1.0, ())
+    assert found.text() == "∂L/∂L is ordinary, 1"
+    assert why(y, y, tiny=2.0).cause == "the loss"
+
+
+@given(seed=seeds)
+def test_single_precision(seed):
+    model = nn.MLP([3, 4, 2], ["sigmoid", "identity"], rng=seed, dtype=np.float32)
+    x = np.ones((5, 3), np.float32)
+    loss = nn.squared_error(model(x), np.full((5, 2), 3.0))
+    assert set(why(loss).column("gradient")) == {"ordinary"}
+    model.layers[0].b.data[:] = 60.0
+    loss = nn.squared_error(model(x), np.full((5, 2), 3.0))
+    judged(why(loss, model.layers[0].W), "tiny", "saturated", "sigmoid a1")
+
+
 @pytest.mark.parametrize("size", [1.01e-6, 0.99e6])
 def test_the_bounds_of_what_is_ordinary(size):
     x = tb.Value(1.0, "x")

@@ -263,6 +263,10 @@ class Judge:
     def _out_of_proportion(self, node: Node, sign: float) -> Found:
         """Blame the one factor that makes most of it, or one that comes again and again."""
         links = self.survey.chain(node)
+        if not links:
+            return Found(
+                Cause("the loss", "it is the loss itself, by which one starts"), links, None
+            )
         orders = [(sign * _log10(link.factor), sign * _log10(link.added)) for link in links]
         total = sum(max(x, 0.0) for pair in orders for x in pair)
         most, by_sum, i = max(
