@@ -456,6 +456,23 @@ def test_an_average_over_very_many():
     judged(why(tb.mean(x), x), "tiny", "average", "averages over 10,000,000 elements")
 
 
+@pytest.mark.parametrize(
+    ("function", "x", "cause"),
+    [
+        (lambda x: tb.power(x, 3.0), 1e-6, "stationary point"),
+        (lambda x: tb.power(x - 1.0, 2.0), 1.0 + 1e-9, "at minimum"),
+        (lambda x: tb.power(x, -1.0), 1e6, "small factor"),
+        (lambda x: tb.power(x, 0.5), 1e16, "small factor"),
+        (lambda x: tb.power(1.0 + 1e-9, x), 0.5, "small factor"),
+        (tb.square, 1e-9, "stationary point"),
+        (lambda x: tb.sin(x), math.pi / 2, "small factor"),
+    ],
+)
+def test_little_slope_elsewhere(function, x, cause):
+    x = tb.Value(x, "x")
+    assert why(function(x), x).cause == cause
+
+
 def test_a_division_by_a_large_number():
     x = tb.Tensor([1.0, 2.0], "x")
     judged(why(tb.sum(x / 1e12), x), "tiny", "small factor", "divides by 1e+12")

@@ -139,7 +139,7 @@ def _zero_partial(link: Link, words: Words) -> Cause:
         low, high = map(span, link.numbers[1:3])
         text = f"{words.operation(link)} holds {name}, {span(x)}, between {low} and {high}"
         return Cause("masked", text)
-    if rule in FLAT_AT_ZERO and not np.any(x):
+    if rule in FLAT_AT_ZERO and link.operand == 0 and not np.any(x):
         return _minimum(link, words, "0")
     if rule in SATURATING:
         return _saturated(link, words, x)
@@ -242,13 +242,14 @@ def of_small(link: Link, words: Words) -> Cause:
         return _saturated(link, words, arriving(link, words, x))
     if rule in ("softmax", "log_softmax"):
         return _softmax(link, words)
-    if rule in FLAT_AT_ZERO:
-        return _minimum(link, words, f"at most {number(size_of(arriving(link, words, x)))}")
+    most = size_of(arriving(link, words, x))
+    if rule in FLAT_AT_ZERO and link.operand == 0 and most < 1.0:
+        return _minimum(link, words, f"at most {number(most)}")
     if rule in PRODUCTS and _partners(link):
         other, factor = _largest_partner(link)
         if size_of(factor) <= CANCELLED * link.factor:
-            most = f", at most {number(size_of(factor))}" if np.ndim(factor) else ""
-            text = f"{words.name(other)} is small{most}"
+            bound = f", at most {number(size_of(factor))}" if np.ndim(factor) else ""
+            text = f"{words.name(other)} is small{bound}"
             return _of_factor("small", other, text, link, words)
         return Cause("cancellation", f"the products in {words.operation(link)} nearly cancel")
     if rule == "divide":
@@ -266,8 +267,8 @@ def of_large(link: Link, words: Words) -> Cause:
     if rule in PRODUCTS:
         other, factor = _largest_partner(link) if _partners(link) else (None, 0.0)
         if size_of(factor) * CANCELLED >= link.factor:
-            most = f", up to {number(size_of(factor))}" if np.ndim(factor) else ""
-            text = f"{words.name(other)} is large{most}"
+            bound = f", up to {number(size_of(factor))}" if np.ndim(factor) else ""
+            text = f"{words.name(other)} is large{bound}"
             return _of_factor("large", other, text, link, words)
         return Cause("many uses", f"the products in {words.operation(link)} add up")
     if rule in POLES:
