@@ -9,8 +9,10 @@ from tinygrad_bp.explain.contributions import (
     Contributions as Contributions,
     contributions as contributions,
 )
+from tinygrad_bp.explain.cost import Cost as Cost, Growth as Growth, cost as cost, growth as growth
 from tinygrad_bp.explain.deltas import Delta as Delta, Deltas as Deltas, deltas as deltas
 from tinygrad_bp.explain.jacobians import Jacobians as Jacobians, jacobians as jacobians
+from tinygrad_bp.explain.paths import Path as Path, Paths as Paths, paths as paths
 from tinygrad_bp.explain.through_time import (
     StatesThroughTime as StatesThroughTime,
     ThroughTime as ThroughTime,
@@ -18,3 +20,4 @@ from tinygrad_bp.explain.through_time import (
 )
 from tinygrad_bp.explain.truncation import Truncation as Truncation
 from tinygrad_bp.explain.uses import Contribution as Contribution
+from tinygrad_bp.explain.why import Why as Why, Whys as Whys, why as why
