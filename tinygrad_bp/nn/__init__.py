@@ -10,9 +10,12 @@ from tinygrad_bp.nn.embedding import Embedding, PositionalEncoding, positional_e
 from tinygrad_bp.nn.exchange import load_torch_state_dict, torch_state_dict
 from tinygrad_bp.nn.feedforward import MLP, Linear, Sequential
 from tinygrad_bp.nn.losses import (
+    absolute_error,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cross_entropy,
+    huber,
+    kl_divergence,
     squared_error,
     weight_decay,
 )
@@ -42,12 +45,15 @@ __all__ = [
     "RNNCell",
     "Sequential",
     "TransformerBlock",
+    "absolute_error",
     "attention_weights",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "causal_mask",
     "cross_entropy",
+    "huber",
     "init",
+    "kl_divergence",
     "load_torch_state_dict",
     "named",
     "pad_sequences",
