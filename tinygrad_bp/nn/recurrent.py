@@ -183,8 +183,9 @@ class GRUCell(Module):
         H = self.W.shape[0]
         p = named(linear(x, self.U, self.b), "p")
         q = named(h @ self.W, "q")
-        r = named(sigmoid(p[..., :H] + q[..., :H]), "r")
-        z = named(sigmoid(p[..., H : 2 * H] + q[..., H : 2 * H]), "z")
+        s = p + q  # of n, each is needed on its own
+        r = named(sigmoid(s[..., :H]), "r")
+        z = named(sigmoid(s[..., H : 2 * H]), "z")
         n = named(tanh(p[..., 2 * H :] + r * (q[..., 2 * H :] + self.d)), "n")
         return named((1.0 - z) * n + z * h, "h")
 
@@ -212,6 +213,10 @@ def _pair(state: Any) -> tuple[Any, Any]:
 
 def _check_step(cell: Any, x: Any, h: Any) -> None:
     """Raise TypeError or ValueError where x and h are not an input and a state of the cell."""
+    of_x, of_h = getattr(x, "shape", None), getattr(h, "shape", None)
+    if of_x and of_h and of_x[:-1] == of_h[:-1]:
+        if of_x[-1] == cell.U.shape[0] and of_h[-1] == cell.W.shape[0]:
+            return  # as nearly always
     what = type(cell).__name__
     check_features(x, cell.U.shape[0], f"{what} input")
     check_features(h, cell.W.shape[0], f"{what} state")
@@ -252,7 +257,11 @@ def unroll(
     name = name or (("h", "c") if isinstance(state, tuple) else "h")
 
     def step(t: int, state: Any) -> Any:
-        return _at(start + t, name, cell(xs[t], state))
+        state = cell(xs[t], state)
+        if isinstance(state, tuple):
+            _name_parts(state, name, start + t)
+            return state
+        return named(state, f"{name}({start + t})")
 
     states = []
     for t in reversed(range(len(xs))) if reverse else range(len(xs)):
@@ -261,15 +270,11 @@ def unroll(
     return states[::-1] if reverse else states
 
 
-def _at(t: int, name: str | Sequence[str], state: Any) -> Any:
-    """The state, named as that of time t."""
-    if not isinstance(state, tuple):
-        return named(state, f"{name}({t})")
-    if isinstance(name, str) or len(name) != len(state):
-        raise ValueError(f"name: expected {len(state)}, one per part of the state, got {name!r}")
-    for part, of_part in zip(state, name, strict=True):
-        named(part, f"{of_part}({t})")
-    return state
+def _name_parts(state: tuple[Any, ...], names: str | Sequence[str], t: int) -> None:
+    if isinstance(names, str) or len(names) != len(state):
+        raise ValueError(f"name: expected {len(state)}, one per part of the state, got {names!r}")
+    for part, name in zip(state, names, strict=True):
+        named(part, f"{name}({t})")
 
 
 class CharRNN(Module):
