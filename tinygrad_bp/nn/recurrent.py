@@ -214,9 +214,9 @@ def _pair(state: Any) -> tuple[Any, Any]:
 def _check_step(cell: Any, x: Any, h: Any) -> None:
     """Raise TypeError or ValueError where x and h are not an input and a state of the cell."""
     of_x, of_h = getattr(x, "shape", None), getattr(h, "shape", None)
-    if of_x and of_h and of_x[:-1] == of_h[:-1]:
-        if of_x[-1] == cell.U.shape[0] and of_h[-1] == cell.W.shape[0]:
-            return  # as nearly always
+    sizes = cell.U.shape[0], cell.W.shape[0]
+    if of_x and of_h and (of_x[-1], of_h[-1]) == sizes and of_x[:-1] == of_h[:-1]:
+        return  # as nearly always
     what = type(cell).__name__
     check_features(x, cell.U.shape[0], f"{what} input")
     check_features(h, cell.W.shape[0], f"{what} state")
@@ -278,16 +278,17 @@ def _name_parts(state: tuple[Any, ...], names: str | Sequence[str], t: int) -> N
 
 
 class CharRNN(Module):
-    """A recurrent network that predicts the next symbol: `o(t) = h(t) V + c` on an RNN cell.
+    """A recurrent network that predicts the next symbol: `o(t) = h(t) V + c` on a recurrent cell.
 
     Args:
         symbols: the size of the alphabet.
         hidden: the size of the state.
         rng: a numpy Generator, or a seed.
+        cell: the kind of cell: `RNNCell`, `LSTMCell` or `GRUCell`.
         recurrent: how the cell's W starts.
 
     Attributes:
-        cell: the recurrent cell, with U, W and b.
+        cell: the recurrent cell.
         V: shape (hidden, symbols).
         c: shape (symbols,).
     """
@@ -298,19 +299,21 @@ class CharRNN(Module):
         hidden: int,
         *,
         rng: np.random.Generator | int,
+        cell: Callable[..., Any] = RNNCell,
         recurrent: init.Initializer = init.orthogonal,
         dtype: Any = np.float64,
     ) -> None:
         rng = init.generator(rng)
-        self.cell = RNNCell(symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype)
+        self.cell = cell(symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype)
         self.V = Tensor(init.xavier(rng, (hidden, symbols)), "V", dtype=dtype)
         self.c = Tensor(np.zeros(symbols), "c", dtype=dtype)
 
-    def forward(self, xs: Sequence[Any] | Any, h: Any) -> tuple[list[Any], Any]:
+    def forward(self, xs: Sequence[Any] | Any, state: Any) -> tuple[list[Any], Any]:
         """One-hot inputs (time, batch, symbols) to the logits o(1) ... o(τ), and the last state."""
-        states = unroll(self.cell, xs, h)
+        states = unroll(self.cell, xs, state)
         logits = []
-        for t, h in enumerate(states, 1):
+        for t, state in enumerate(states, 1):
+            h = state[0] if isinstance(state, tuple) else state
             with scope("step", t):
                 logits.append(named(linear(h, self.V, self.c), f"o({t})"))
         return logits, states[-1]
