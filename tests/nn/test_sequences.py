@@ -101,6 +101,31 @@ def test_equals_torch(torch, kind, layers, bidirectional, unequal):
     same_gradients(layer, other)
 
 
+def test_an_rnn_of_rectifiers_equals_torch(torch):
+    layer = make("RNN", 2, activation="relu")
+    other = twin(torch, layer, nonlinearity="relu")
+    xs = RNG(2).normal(size=(5, 4, 3))
+    close(layer(xs)[0].data, other(torch.tensor(xs))[0].detach().numpy())
+
+
+def test_options_reach_the_cells():
+    assert all(cell.activation is tb.sigmoid for cell in make("RNN", 2, activation="sigmoid").cells)
+    lstm = nn.LSTM(3, 4, rng=0, layers=2, forget_bias=5.0, recurrent=nn.init.zeros)
+    for cell in lstm.cells:
+        np.testing.assert_array_equal(cell.b.data[4:8], 5.0)
+        assert not cell.W.data.any()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 9, 10, 17])
+def test_a_tracked_sequence_of_any_length_gets_its_gradient(steps):
+    layer = make("GRU")
+    x, g = RNG(0).normal(size=(steps, 2, 3)), RNG(1).normal(size=(steps, 2, 4))
+    whole, parts = tb.Tensor(x), [tb.Tensor(step) for step in x]
+    for given in (whole, parts):
+        tb.sum(layer(given)[0] * g).backward()
+    np.testing.assert_array_equal(whole.grad, [part.grad for part in parts])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_padding_never_contributes(kind, bidirectional):
