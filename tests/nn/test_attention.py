@@ -361,5 +361,10 @@ def test_bad_input_is_named(call, message):
 def test_a_mask_of_numbers_is_refused():
     """PyTorch adds such a mask to the scores: 1.0 would mean nearly nothing there."""
     x = tb.Tensor(np.ones((3, 2)))
-    with pytest.raises(TypeError, match="mask: expected True where a query may read, got float64"):
+    message = "mask: expected True where something may be read, got float64"
+    with pytest.raises(TypeError, match=message):
         nn.attention_weights(x, x, np.ones((3, 3)))
+    x = tb.Tensor(np.ones((3, 1, E)))
+    for module in (nn.MultiHeadAttention(E, H, rng=0), nn.TransformerBlock(E, H, rng=0)):
+        with pytest.raises(TypeError, match=message):
+            module(x, mask=np.zeros((3, 3)), lengths=[2])
