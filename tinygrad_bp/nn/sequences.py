@@ -107,7 +107,8 @@ class RecurrentLayer(Module):
             state: before the first step, of shape (layers · directions, batch, hidden), with the
                 directions of a layer next to each other; of an LSTM the pair (h, c) of these. If
                 not given, the learned one, or zeros.
-            lengths: how many steps of each sequence count, shape (batch,); all, if not given.
+            lengths: how many steps of each sequence count, shape (batch,); all, if not given. Plain
+                numbers: a compiled function is recorded for these lengths.
 
         Returns:
             The outputs, (time, batch, directions · hidden), zero past a sequence's end; or without
