@@ -284,7 +284,7 @@ def test_lstm_names_its_gates():
 
 
 def test_the_gradient_of_an_lstm_is_the_textbooks():
-    """Every delta of one step by hand, from the gates' values, under the names of the derivation."""
+    """Every delta of one step by hand, from the gates, under the names of the derivation."""
     cell = filled(nn.LSTMCell(2, 3, rng=0))
     x, h0, c0, gh, gc = (RNG(i).normal(size=n) for i, n in enumerate([2, 3, 3, 3, 3]))
     h, c = cell(x, (tb.Tensor(h0), tb.Tensor(c0)))
