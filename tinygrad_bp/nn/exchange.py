@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.nn.feedforward import MLP, Linear
-from tinygrad_bp.nn.module import Module
+from tinygrad_bp.nn.attention import MultiHeadAttention
+from tinygrad_bp.nn.embedding import Embedding
+from tinygrad_bp.nn.feedforward import MLP, Linear, Sequential
+from tinygrad_bp.nn.module import Module, children
+from tinygrad_bp.nn.normalization import LayerNorm
 from tinygrad_bp.nn.recurrent import GRUCell, LSTMCell, RNNCell
 from tinygrad_bp.nn.sequences import RecurrentLayer
+from tinygrad_bp.nn.transformer import TransformerBlock
 from tinygrad_bp.tensor import as_array
 
 State = dict[str, NDArray[Any]]
@@ -36,9 +40,16 @@ def torch_state_dict(module: Module) -> State:
         TypeError: a module has parameters of its own for which PyTorch has no name.
     """
     state: State = {}
+    converted = set()
     for prefix, part in _parts(module, ""):
-        for name, array in _CONVERSIONS[_kind(part)][0](part).items():
+        out, in_ = _CONVERSIONS[_kind(part)]
+        theirs = out(part)
+        converted |= {id(parameter) for parameter, _ in in_(part, theirs)}
+        for name, array in theirs.items():
             state[prefix + name] = np.array(array)
+    lost = [name for name, p in module.named_parameters() if id(p) not in converted]
+    if lost:
+        raise TypeError(f"{type(module).__name__}: PyTorch has no names for {lost}")
     return state
 
 
@@ -54,13 +65,11 @@ def load_torch_state_dict(module: Module, state: Mapping[str, Any]) -> None:
         ValueError: a name is missing or unknown, or a shape differs; then nothing is set.
     """
     expected = torch_state_dict(module)
-    missing, unknown = (
-        sorted(expected.keys() - state.keys()),
-        sorted(state.keys() - expected.keys()),
-    )
+    missing = sorted(expected.keys() - state.keys())
+    unknown = sorted(state.keys() - expected.keys())
     if missing or unknown:
         raise ValueError(f"state: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    arrays = {name: as_array(state[name], f"state[{name!r}]") for name in expected}
+    arrays = {name: as_array(_plain(state[name]), f"state[{name!r}]") for name in expected}
     for name, array in arrays.items():
         if array.shape != expected[name].shape:
             raise ValueError(
@@ -74,31 +83,36 @@ def load_torch_state_dict(module: Module, state: Mapping[str, Any]) -> None:
         parameter.data = array
 
 
-def _kind(module: Module) -> type | None:
+def _plain(x: Any) -> Any:
+    """A tensor of PyTorch's as an array."""
+    return x.numpy() if hasattr(x, "numpy") else x
+
+
+def _kind(module: Any) -> type | None:
     """The class in the table of conversions that a module is of."""
     return next((kind for kind in type(module).__mro__ if kind in _CONVERSIONS), None)
 
 
-def _parts(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
+def _parts(module: Any, prefix: str) -> Iterator[tuple[str, Module]]:
     """The modules that have a conversion, with what PyTorch would write before their names."""
     if _kind(module) is not None:
         yield prefix, module
         return
-    for name, value in _children(module):
-        for i, part in enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]:
-            if isinstance(part, Module):
-                yield from _parts(part, prefix + (name if i is None else f"{name}.{i}") + ".")
-            elif getattr(part, "requires_grad", False):
-                raise TypeError(f"{type(module).__name__}: PyTorch has no name for {name!r}")
+    for name, part in _children(module):
+        if isinstance(part, (Module, list, tuple, dict)):
+            yield from _parts(part, f"{prefix}{name}.")
 
 
-def _children(module: Module) -> Iterator[tuple[str, Any]]:
-    """What a module consists of, under PyTorch's names."""
-    if isinstance(module, MLP):
-        for i, layer in enumerate(module.layers):
-            yield str(2 * i), layer
-        return
-    yield from vars(module).items()
+def _children(x: Any) -> list[tuple[str, Any]]:
+    """What a module or a container consists of, under PyTorch's names."""
+    if isinstance(x, MLP):
+        return [(str(2 * i), layer) for i, layer in enumerate(x.layers)]
+    if isinstance(x, Sequential):
+        return children(x.layers)
+    if isinstance(x, TransformerBlock):
+        parts = {"self_attn": x.attention, "linear1": x.linear1, "linear2": x.linear2}
+        return children({**parts, "norm1": x.norm1, "norm2": x.norm2})
+    return children(x)
 
 
 # --- one conversion per kind of module ----------------------------------------------------------
@@ -139,8 +153,6 @@ def _cell_in(cell: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def _layer_cells(layer: Any) -> Iterator[tuple[str, Any]]:
-    if getattr(layer, f"{layer.parts[0]}0") is not None:
-        raise TypeError(f"{type(layer).__name__}: PyTorch has no learned initial state")
     for cells, suffix in ((layer.cells, ""), (layer.reverse_cells, "_reverse")):
         for i, cell in enumerate(cells):
             yield f"_l{i}{suffix}", cell
@@ -159,10 +171,47 @@ def _layer_in(layer: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     return pairs
 
 
+def _norm_out(norm: Any) -> State:
+    return {"weight": norm.g.data, "bias": norm.b.data}
+
+
+def _norm_in(norm: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    return [(norm.g, state["weight"]), (norm.b, state["bias"])]
+
+
+def _embedding_out(embedding: Any) -> State:
+    return {"weight": embedding.E.data}
+
+
+def _embedding_in(embedding: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    return [(embedding.E, state["weight"])]
+
+
+def _attention_out(attention: Any) -> State:
+    qkv = (attention.q, attention.k, attention.v)
+    return {
+        "in_proj_weight": np.concatenate([linear.W.data.T for linear in qkv]),
+        "in_proj_bias": np.concatenate([linear.b.data for linear in qkv]),
+        "out_proj.weight": attention.o.W.data.T,
+        "out_proj.bias": attention.o.b.data,
+    }
+
+
+def _attention_in(attention: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    pairs = [(attention.o.W, state["out_proj.weight"].T), (attention.o.b, state["out_proj.bias"])]
+    weights, biases = (np.split(state[f"in_proj_{name}"], 3) for name in ("weight", "bias"))
+    for name, W, b in zip("qkv", weights, biases, strict=True):
+        pairs += [(getattr(attention, name).W, W.T), (getattr(attention, name).b, b)]
+    return pairs
+
+
 _CONVERSIONS: dict[type | None, tuple[Out, In]] = {
     Linear: (_linear_out, _linear_in),
     RNNCell: (_cell_out, _cell_in),
     LSTMCell: (_cell_out, _cell_in),
     GRUCell: (_cell_out, _cell_in),
     RecurrentLayer: (_layer_out, _layer_in),
+    LayerNorm: (_norm_out, _norm_in),
+    Embedding: (_embedding_out, _embedding_in),
+    MultiHeadAttention: (_attention_out, _attention_in),
 }

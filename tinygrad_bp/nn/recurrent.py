@@ -123,10 +123,10 @@ class LSTMCell(Module):
             raise ValueError(f"LSTMCell: h has shape {tuple(h.shape)}, c {tuple(c.shape)}")
         H = self.W.shape[0]
         z = named(linear(x, self.U, self.b) + h @ self.W, "z")
-        i = named(sigmoid(z[..., :H]), "i")
-        f = named(sigmoid(z[..., H : 2 * H]), "f")
-        g = named(tanh(z[..., 2 * H : 3 * H]), "g")
-        o = named(sigmoid(z[..., 3 * H :]), "o")
+        i = named(sigmoid(named(z[..., :H], "z_i")), "i")
+        f = named(sigmoid(named(z[..., H : 2 * H], "z_f")), "f")
+        g = named(tanh(named(z[..., 2 * H : 3 * H], "z_g")), "g")
+        o = named(sigmoid(named(z[..., 3 * H :], "z_o")), "o")
         c = named(f * c + i * g, "c")
         return named(o * tanh(c), "h"), c
 
@@ -138,13 +138,13 @@ class LSTMCell(Module):
 class GRUCell(Module):
     """The gated recurrent unit: a state that is partly kept and partly replaced.
 
-        r = sigmoid(x(t) U_r + h(t-1) W_r + b_r),
-        z = sigmoid(x(t) U_z + h(t-1) W_z + b_z),
-        n = tanh(x(t) U_n + b_n + r (h(t-1) W_n + d)),
+        r = sigmoid(s_r), s_r = x(t) U_r + h(t-1) W_r + b_r,
+        z = sigmoid(s_z), s_z = x(t) U_z + h(t-1) W_z + b_z,
+        n = tanh(s_n), s_n = x(t) U_n + b_n + r (h(t-1) W_n + d),
         h(t) = (1 - z) n + z h(t-1)
 
     (Cho et al. 2014; with the reset gate r behind the product with W_n, which has a bias d of its
-    own, as in PyTorch and cuDNN). r, z and n are named, as are `p = x U + b` and `q = h W`.
+    own, as in PyTorch and cuDNN). All of these are named, as are `p = x U + b` and `q = h W`.
 
     Args:
         inputs, hidden: the numbers of features of the input and of the state.
@@ -183,9 +183,11 @@ class GRUCell(Module):
         H = self.W.shape[0]
         p = named(linear(x, self.U, self.b), "p")
         q = named(h @ self.W, "q")
-        r = named(sigmoid(p[..., :H] + q[..., :H]), "r")
-        z = named(sigmoid(p[..., H : 2 * H] + q[..., H : 2 * H]), "z")
-        n = named(tanh(p[..., 2 * H :] + r * (q[..., 2 * H :] + self.d)), "n")
+        s = p + q  # for the gates; of n, each is needed on its own
+        r = named(sigmoid(named(s[..., :H], "s_r")), "r")
+        z = named(sigmoid(named(s[..., H : 2 * H], "s_z")), "z")
+        s_n = p[..., 2 * H :] + r * (q[..., 2 * H :] + self.d)
+        n = named(tanh(named(s_n, "s_n")), "n")
         return named((1.0 - z) * n + z * h, "h")
 
     def initial_state(self, *batch: int) -> Any:
@@ -212,6 +214,10 @@ def _pair(state: Any) -> tuple[Any, Any]:
 
 def _check_step(cell: Any, x: Any, h: Any) -> None:
     """Raise TypeError or ValueError where x and h are not an input and a state of the cell."""
+    of_x, of_h = getattr(x, "shape", None), getattr(h, "shape", None)
+    sizes = cell.U.shape[0], cell.W.shape[0]
+    if of_x and of_h and (of_x[-1], of_h[-1]) == sizes and of_x[:-1] == of_h[:-1]:
+        return  # as nearly always
     what = type(cell).__name__
     check_features(x, cell.U.shape[0], f"{what} input")
     check_features(h, cell.W.shape[0], f"{what} state")
@@ -252,7 +258,11 @@ def unroll(
     name = name or (("h", "c") if isinstance(state, tuple) else "h")
 
     def step(t: int, state: Any) -> Any:
-        return _at(start + t, name, cell(xs[t], state))
+        state = cell(xs[t], state)
+        if isinstance(state, tuple):
+            _name_parts(state, name, start + t)
+            return state
+        return named(state, f"{name}({start + t})")
 
     states = []
     for t in reversed(range(len(xs))) if reverse else range(len(xs)):
@@ -261,28 +271,25 @@ def unroll(
     return states[::-1] if reverse else states
 
 
-def _at(t: int, name: str | Sequence[str], state: Any) -> Any:
-    """The state, named as that of time t."""
-    if not isinstance(state, tuple):
-        return named(state, f"{name}({t})")
-    if isinstance(name, str) or len(name) != len(state):
-        raise ValueError(f"name: expected {len(state)}, one per part of the state, got {name!r}")
-    for part, of_part in zip(state, name, strict=True):
-        named(part, f"{of_part}({t})")
-    return state
+def _name_parts(state: tuple[Any, ...], names: str | Sequence[str], t: int) -> None:
+    if isinstance(names, str) or len(names) != len(state):
+        raise ValueError(f"name: expected {len(state)}, one per part of the state, got {names!r}")
+    for part, name in zip(state, names, strict=True):
+        named(part, f"{name}({t})")
 
 
 class CharRNN(Module):
-    """A recurrent network that predicts the next symbol: `o(t) = h(t) V + c` on an RNN cell.
+    """A recurrent network that predicts the next symbol: `o(t) = h(t) V + c` on a recurrent cell.
 
     Args:
         symbols: the size of the alphabet.
         hidden: the size of the state.
         rng: a numpy Generator, or a seed.
+        cell: the kind of cell: `RNNCell`, `LSTMCell` or `GRUCell`.
         recurrent: how the cell's W starts.
 
     Attributes:
-        cell: the recurrent cell, with U, W and b.
+        cell: the recurrent cell.
         V: shape (hidden, symbols).
         c: shape (symbols,).
     """
@@ -293,19 +300,21 @@ class CharRNN(Module):
         hidden: int,
         *,
         rng: np.random.Generator | int,
+        cell: Callable[..., Any] = RNNCell,
         recurrent: init.Initializer = init.orthogonal,
         dtype: Any = np.float64,
     ) -> None:
         rng = init.generator(rng)
-        self.cell = RNNCell(symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype)
+        self.cell = cell(symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype)
         self.V = Tensor(init.xavier(rng, (hidden, symbols)), "V", dtype=dtype)
         self.c = Tensor(np.zeros(symbols), "c", dtype=dtype)
 
-    def forward(self, xs: Sequence[Any] | Any, h: Any) -> tuple[list[Any], Any]:
+    def forward(self, xs: Sequence[Any] | Any, state: Any) -> tuple[list[Any], Any]:
         """One-hot inputs (time, batch, symbols) to the logits o(1) ... o(τ), and the last state."""
-        states = unroll(self.cell, xs, h)
+        states = unroll(self.cell, xs, state)
         logits = []
-        for t, h in enumerate(states, 1):
+        for t, state in enumerate(states, 1):
+            h = state[0] if isinstance(state, tuple) else state
             with scope("step", t):
                 logits.append(named(linear(h, self.V, self.c), f"o({t})"))
         return logits, states[-1]
