@@ -19,8 +19,8 @@ from .svg import THEMES
 
 SUFFIXES = (".svg", ".png", ".pdf")
 FONT = "DejaVu Sans Mono"
-COLOURS = ("#3566a8", "#b02a1a", "#3f8a52", "#c77700", "#5b3fa8", "#5b6675")
-FLOOR = 1e-18  # gradients below it are as good as zero, and are drawn as the least of colours
+# Of curves: each has a contrast of at least 3 to either theme's background (WCAG, 1.4.11).
+COLOURS = ("#3d7fd1", "#d0472f", "#3f9a58", "#c77700", "#8a63d2", "#7b8794")
 
 
 class Plot:
@@ -87,9 +87,8 @@ def heat_map(table: Any, *, theme: str = "light") -> Plot:
         raise TypeError(
             f"heat_map: expected the result of explain.through_time, got {type(table).__name__}"
         )
-    axes, plot = _axes(theme, width=1.6 + 0.34 * min(len(whole.steps), 24), height=3.6)
-    logs = np.where(whole.mask, np.log10(np.maximum(whole.norms, FLOOR)), np.nan)
-    image = _image(axes, logs, theme)
+    axes, plot = _axes(theme, width=1.8 + 2.8 * min(len(whole.steps) / len(whole.times), 4.0))
+    image = _image(axes, np.where(whole.mask, whole.norms, np.nan), theme)
     _ticks(axes.set_xticks, whole.steps)
     _ticks(axes.set_yticks, whole.times)
     axes.set_xlabel("step k of the use")
@@ -123,6 +122,7 @@ def norms_by_lag(results: Any, *, theme: str = "light") -> Plot:
         lags, means = _by_lag(result)
         axes.plot(lags, means, marker="o", markersize=3.5, color=COLOURS[i % 6], label=name)
     axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("lag t − k")
     axes.set_ylabel("norm, mean over t")
     axes.set_title("How far gradients reach back in time")
@@ -144,7 +144,7 @@ def gradients(norms: Mapping[str, Sequence[float]], *, theme: str = "light") -> 
         raise ValueError("gradients: expected norms at the same training steps for every quantity")
     axes, plot = _axes(theme, height=1.4 + 0.3 * len(norms))
     rows = np.array([list(row) for row in norms.values()], float)
-    image = _image(axes, np.log10(np.maximum(rows, FLOOR)), theme, aspect="auto")
+    image = _image(axes, rows, theme, aspect="auto")
     axes.set_yticks(range(len(norms)), [str(name) for name in norms])
     axes.set_xlabel("training step")
     axes.set_title("log₁₀ of the gradient's norm")
@@ -172,6 +172,7 @@ def curves(
         axes.plot(range(1, len(numbers) + 1), numbers, color=COLOURS[i % 6], label=name)
     if log:
         axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
     return _with_legend(axes, plot, list(history), theme)
 
@@ -201,7 +202,12 @@ def _axes(theme: str, width: float = 6.4, height: float = 3.6) -> tuple[Any, Plo
 
 
 def _image(axes: Any, numbers: Any, theme: str, aspect: str = "equal") -> Any:
-    return axes.imshow(numbers, cmap="viridis", aspect=aspect, interpolation="nearest")
+    """The logarithms of norms as colours; zeros are grey, and what is not there is blank."""
+    grey = np.where(numbers == 0.0, 1.0, np.nan)
+    axes.imshow(grey, cmap="Greys", vmin=0.0, vmax=3.0, aspect=aspect, interpolation="nearest")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(numbers > 0.0, np.log10(numbers), np.nan)
+    return axes.imshow(logs, cmap="viridis", aspect=aspect, interpolation="nearest")
 
 
 def _colour_bar(axes: Any, image: Any, theme: str) -> None:
