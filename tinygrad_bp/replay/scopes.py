@@ -26,7 +26,7 @@ class Place(NamedTuple):
     """A scope: its name, its number (of a time step, or None), and the place it is in, or -1."""
 
     name: str
-    index: int | None
+    number: int | None
     outer: int
 
 
@@ -143,7 +143,7 @@ def scopes_problem(scopes: Scopes, count: int) -> str:
         return "scopes: expected as many places as starts"
     if len(starts) and (starts[0] < 0 or starts[-1] >= count or (np.diff(starts) <= 0).any()):
         return f"scopes: expected increasing starts below {count}"
-    if len(places) and not (-1 <= places.min() and places.max() < len(scopes.table)):
+    if len(places) and not (places.min() >= -1 and places.max() < len(scopes.table)):
         return "scopes: there is no such place"
     for i, place in enumerate(scopes.table):
         if not _is_place(place) or not NOWHERE <= place[2] < i:
