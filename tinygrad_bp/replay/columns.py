@@ -13,13 +13,11 @@ from tinygrad_bp.replay.steps import Part, Rolled
 
 
 class Stacked(NamedTuple):
-    """What a loop gave in the steps first, first + step, ..."""
+    """What a loop gave in some of its steps."""
 
     loop: int
     slot: int
-    first: int
-    length: int
-    step: int
+    steps: tuple[int, ...]
 
 
 class Sliced(NamedTuple):
@@ -68,7 +66,7 @@ def _located(rolled: Rolled, i: int, inputs: dict[int, int]) -> Segment:
         return Sliced(rolled.parts[i], 1, 1)
     loop, step, slot = rolled.place[i].tolist()
     if loop >= 0 and slot in rolled.loops[loop].stacked:
-        return Stacked(loop, slot, step, 1, 1)
+        return Stacked(loop, slot, (step,))
     if rolled.program.codes[i] == 1:
         return Constants((i,))
     return Inputs((inputs[i],)) if i in inputs else Single(i)
@@ -96,15 +94,14 @@ def _together(x: Any, y: Any) -> Segment | None:
     if isinstance(x, Inputs):
         return Inputs(x.positions + y.positions)
     if isinstance(x, Stacked) and (x.loop, x.slot) == (y.loop, y.slot):
-        step = _direction(x, y.first - x.first, 1)
-        return x._replace(length=x.length + 1, step=step) if step else None
+        return x._replace(steps=x.steps + y.steps)
     if isinstance(x, Sliced) and x.part._replace(start=0) == y.part._replace(start=0):
         step = _direction(x, y.part.start - x.part.start, x.part.width or 1)
         return x._replace(length=x.length + 1, step=step) if step else None
     return None
 
 
-def _direction(x: Stacked | Sliced, distance: int, width: int) -> int:
+def _direction(x: Sliced, distance: int, width: int) -> int:
     """Forward or backward (1, -1), if what follows is as far away as the next one is; else 0."""
     if x.length == 1:
         return {width: 1, -width: -1}.get(distance, 0)

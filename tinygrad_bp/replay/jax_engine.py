@@ -245,21 +245,21 @@ class _Values:
         if isinstance(segment, Inputs):
             if isinstance(self.inputs, (list, tuple)):
                 return jnp.stack([self[self.tape.program.inputs[k]] for k in segment.positions])
-            return self.inputs[_as_slice(segment.positions)]
+            return self._taken(jnp.asarray(self.inputs), segment.positions)
         if isinstance(segment, Stacked):
-            ends = segment.first, segment.first + segment.step * (segment.length - 1)
-            x = self.stacks[segment.loop, segment.slot][min(ends) : max(ends) + 1]
-            return x if segment.step == 1 else jnp.flip(x, 0)
+            return self._taken(self.stacks[segment.loop, segment.slot], segment.steps)
         if isinstance(segment, Sliced):
             return _slices(self[segment.part.whole], segment)
         return jnp.expand_dims(self[segment.number], 0)
 
-
-def _as_slice(positions: Sequence[int]) -> Any:
-    first, count = positions[0], len(positions)
-    if list(positions) == list(range(first, first + count)):
-        return slice(first, first + count)
-    return np.array(positions)
+    def _taken(self, x: Any, positions: Sequence[int]) -> Any:
+        """Some of x, by position: a slice, if they follow one another."""
+        ends = min(positions), max(positions) + 1
+        for step in (1, -1):
+            if list(positions) == list(range(*ends))[::step]:
+                x = x if ends == (0, len(x)) else _jax().lax.slice_in_dim(x, *ends)
+                return x if step == 1 else self.jnp.flip(x, 0)
+        return x[np.array(positions)]
 
 
 def _slices(x: Any, segment: Sliced) -> Any:

@@ -160,11 +160,16 @@ def _chain() -> Any:
             raise NotImplementedError("azmul: the transpose by its second operand")
         return ad.Zero(g.aval) if type(ct) is ad.Zero else chain(ct, d), None
 
+    def batched(operands: Any, axes: Any) -> Any:
+        pairs = zip(operands, axes, strict=True)
+        g, d = (x if a is None else jnp.moveaxis(x, a, 0) for x, a in pairs)
+        return chain(g, d), 0  # both have the same axes, but for that of the batch
+
     primitive.def_impl(jax.jit(compute))
     primitive.def_abstract_eval(lambda g, d: g.update(weak_type=False))
     ad.primitive_jvps[primitive] = tangent
     ad.primitive_transposes[primitive] = transpose
-    batching.defbroadcasting(primitive)
+    batching.primitive_batchers[primitive] = batched
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
     return chain
 
