@@ -6,51 +6,62 @@ steps, or the parts x[t] of one array. Then they need not be put together one by
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
-from tinygrad_bp.replay.steps import Part, Rolled
+from tinygrad_bp.replay.steps import Rolled
+
+FEW = 8  # pieces
 
 
 class Stacked(NamedTuple):
-    """What a loop gave in some of its steps."""
+    """What an instruction of a loop gave in some of its steps."""
 
     loop: int
     slot: int
-    steps: tuple[int, ...]
+    which: tuple[int, ...]
 
 
 class Sliced(NamedTuple):
-    """Parts of an array that follow one another, forward or (step -1) backward."""
+    """Parts of an array, from some starts on; see `Part`."""
 
-    part: Part
-    length: int
-    step: int
+    whole: int
+    axis: int
+    width: int
+    which: tuple[int, ...]
 
 
 class Constants(NamedTuple):
     """Constants, by number."""
 
-    numbers: tuple[int, ...]
+    which: tuple[int, ...]
 
 
 class Inputs(NamedTuple):
     """Inputs, by position."""
 
-    positions: tuple[int, ...]
+    which: tuple[int, ...]
 
 
-class Single(NamedTuple):
-    """One instruction that is none of these."""
+class Singles(NamedTuple):
+    """Instructions that are none of these, by number."""
 
-    number: int
-
-
-Segment = Stacked | Sliced | Constants | Inputs | Single
+    which: tuple[int, ...]
 
 
-def segments(rolled: Rolled, numbers: Sequence[int], inputs: dict[int, int]) -> list[Segment]:
-    """Where the results of instructions are to be had from, in order.
+Segment = Stacked | Sliced | Constants | Inputs | Singles
+
+
+class Column(NamedTuple):
+    """Segments one below the other, and the order in which their rows are then to be taken."""
+
+    segments: list[Segment]
+    order: tuple[int, ...] | None = None
+
+
+def column(rolled: Rolled, numbers: Sequence[int], inputs: dict[int, int]) -> Column:
+    """Where the results of instructions are to be had from.
 
     Args:
         rolled: the program.
@@ -58,51 +69,36 @@ def segments(rolled: Rolled, numbers: Sequence[int], inputs: dict[int, int]) -> 
         inputs: the positions of the program's inputs, by instruction.
     """
     items = [_located(rolled, int(i), inputs) for i in numbers]
-    return list(_joined(items))
+    joined = [_together(list(same)) for _, same in groupby(items, _source)]
+    return Column(joined) if len(joined) <= FEW else _sorted(items)
+
+
+def _sorted(items: Sequence[Segment]) -> Column:
+    """One segment for each source, and the way back."""
+    groups: dict[Any, list[int]] = {}
+    for k, item in enumerate(items):
+        groups.setdefault(_source(item), []).append(k)
+    joined = [_together([items[k] for k in members]) for members in groups.values()]
+    places = {k: n for n, k in enumerate(k for members in groups.values() for k in members)}
+    return Column(joined, tuple(places[k] for k in range(len(items))))
+
+
+def _source(segment: Segment) -> Any:
+    return type(segment), segment[:-1]
+
+
+def _together(items: Sequence[Segment]) -> Segment:
+    """Segments of one source as one."""
+    return items[0]._replace(which=tuple(k for item in items for k in item.which))
 
 
 def _located(rolled: Rolled, i: int, inputs: dict[int, int]) -> Segment:
     if i in rolled.parts:
-        return Sliced(rolled.parts[i], 1, 1)
+        part = rolled.parts[i]
+        return Sliced(part.whole, part.axis, part.width, (part.start,))
     loop, step, slot = rolled.place[i].tolist()
     if loop >= 0 and slot in rolled.loops[loop].stacked:
         return Stacked(loop, slot, (step,))
     if rolled.program.codes[i] == 1:
         return Constants((i,))
-    return Inputs((inputs[i],)) if i in inputs else Single(i)
-
-
-def _joined(items: Sequence[Segment]) -> Iterator[Segment]:
-    sofar: Segment | None = None
-    for item in items:
-        both = None if sofar is None else _together(sofar, item)
-        if both is None:
-            if sofar is not None:
-                yield sofar
-            both = item
-        sofar = both
-    if sofar is not None:
-        yield sofar
-
-
-def _together(x: Any, y: Any) -> Segment | None:
-    """A segment and the single one that follows it as one; None if they are apart."""
-    if type(x) is not type(y):
-        return None
-    if isinstance(x, Constants):
-        return Constants(x.numbers + y.numbers)
-    if isinstance(x, Inputs):
-        return Inputs(x.positions + y.positions)
-    if isinstance(x, Stacked) and (x.loop, x.slot) == (y.loop, y.slot):
-        return x._replace(steps=x.steps + y.steps)
-    if isinstance(x, Sliced) and x.part._replace(start=0) == y.part._replace(start=0):
-        step = _direction(x, y.part.start - x.part.start, x.part.width or 1)
-        return x._replace(length=x.length + 1, step=step) if step else None
-    return None
-
-
-def _direction(x: Sliced, distance: int, width: int) -> int:
-    """Forward or backward (1, -1), if what follows is as far away as the next one is; else 0."""
-    if x.length == 1:
-        return {width: 1, -width: -1}.get(distance, 0)
-    return x.step if distance == x.step * x.length * width else 0
+    return Inputs((inputs[i],)) if i in inputs else Singles((i,))

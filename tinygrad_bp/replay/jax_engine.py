@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp.array_rules import ARRAY_RULES
-from tinygrad_bp.replay.columns import Constants, Inputs, Segment, Sliced, Stacked, segments
+from tinygrad_bp.replay.columns import Column, Constants, Inputs, Segment, Sliced, Stacked, column
 from tinygrad_bp.replay.jax_rules import _jax, call_of
 from tinygrad_bp.replay.loops import Loop
 from tinygrad_bp.replay.program import Program
@@ -148,7 +148,7 @@ class _Tape:
         self.wanted = [*program.outputs, *(g.condition for g in program.guards)]
         self.constants: list[Any] = []
         self._constants: dict[int, int] = {}  # where they are, by instruction
-        self._stacks: dict[tuple[int, ...], int] = {}
+        self.stacks: dict[tuple[int, ...], int] = {}
         self.steps = [
             _Plain(self, i, differentiable)
             if isinstance(i, int)
@@ -166,16 +166,16 @@ class _Tape:
             self._constants[i] = len(self.constants)
             self.constants.append(self.program.constants[i])
 
-    def segments(self, numbers: Sequence[int]) -> list[Segment]:
+    def column(self, numbers: Sequence[int]) -> Column:
         """Where an operand that is put together has its parts; constants are so at once."""
-        found = segments(self.rolled, numbers, self.inputs)
-        for segment in found:
+        found = column(self.rolled, numbers, self.inputs)
+        for segment in found.segments:
             if isinstance(segment, Constants):
-                arrays = [np.asarray(self.program.constants[i]) for i in segment.numbers]
-                self._stacks[segment.numbers] = len(self.constants)
-                self.constants.append(np.stack(arrays).astype(self.dtypes[segment.numbers[0]]))
+                arrays = [np.asarray(self.program.constants[i]) for i in segment.which]
+                self.stacks[segment.which] = len(self.constants)
+                self.constants.append(np.stack(arrays).astype(self.dtypes[segment.which[0]]))
             elif isinstance(segment, Sliced):
-                self.need(segment.part.whole)
+                self.need(segment.whole)
         return found
 
     def run(self, constants: Sequence[Any], inputs: Any) -> list[Any]:
@@ -233,46 +233,45 @@ class _Values:
         dtype = self.tape.dtypes[i]
         return self.jnp.asarray(x, dtype if np.dtype(dtype).kind in "fb" else None)
 
-    def column(self, parts: Sequence[Segment]) -> Any:
+    def column(self, given: Column) -> Any:
         """What many instructions give, one below the other."""
-        arrays = [self._segment(part) for part in parts]
-        return arrays[0] if len(arrays) == 1 else self.jnp.concatenate(arrays)
+        arrays = [self._segment(segment) for segment in given.segments]
+        x = arrays[0] if len(arrays) == 1 else self.jnp.concatenate(arrays)
+        return x if given.order is None else self._taken(x, given.order)
 
     def _segment(self, segment: Segment) -> Any:
-        jnp = self.jnp
+        jnp, which = self.jnp, segment.which
         if isinstance(segment, Constants):
-            return jnp.asarray(self.constants[self.tape._stacks[segment.numbers]])
+            return jnp.asarray(self.constants[self.tape.stacks[which]])
         if isinstance(segment, Inputs):
             if isinstance(self.inputs, (list, tuple)):
-                return jnp.stack([self[self.tape.program.inputs[k]] for k in segment.positions])
-            return self._taken(jnp.asarray(self.inputs), segment.positions)
+                return jnp.stack([self[self.tape.program.inputs[k]] for k in which])
+            return self._taken(jnp.asarray(self.inputs), which)
         if isinstance(segment, Stacked):
-            return self._taken(self.stacks[segment.loop, segment.slot], segment.steps)
+            return self._taken(self.stacks[segment.loop, segment.slot], which)
         if isinstance(segment, Sliced):
-            return _slices(self[segment.part.whole], segment)
-        return jnp.expand_dims(self[segment.number], 0)
+            return self._slices(self[segment.whole], segment)
+        return jnp.stack([self[i] for i in which])
 
-    def _taken(self, x: Any, positions: Sequence[int]) -> Any:
+    def _taken(self, x: Any, which: Sequence[int]) -> Any:
         """Some of x, by position: a slice, if they follow one another."""
-        ends = min(positions), max(positions) + 1
+        ends = min(which), max(which) + 1
         for step in (1, -1):
-            if list(positions) == list(range(*ends))[::step]:
+            if list(which) == list(range(*ends))[::step]:
                 x = x if ends == (0, len(x)) else _jax().lax.slice_in_dim(x, *ends)
                 return x if step == 1 else self.jnp.flip(x, 0)
-        return x[np.array(positions)]
+        return x[np.array(which)]
 
-
-def _slices(x: Any, segment: Sliced) -> Any:
-    """Parts of x that follow one another, the first axis counting them."""
-    jax = _jax()
-    part, count = segment.part, segment.length
-    width = part.width or 1
-    start = part.start if segment.step == 1 else part.start - (count - 1) * width
-    x = jax.lax.slice_in_dim(x, start, start + count * width, axis=part.axis)
-    if part.width:
-        x = x.reshape(*x.shape[: part.axis], count, width, *x.shape[part.axis + 1 :])
-    x = jax.numpy.moveaxis(x, part.axis, 0)
-    return x if segment.step == 1 else jax.numpy.flip(x, 0)
+    def _slices(self, x: Any, segment: Sliced) -> Any:
+        """Parts of an array, the first axis counting them."""
+        jnp, axis, which = self.jnp, segment.axis, segment.which
+        width = segment.width or 1
+        if any(start % width for start in which) or x.shape[axis] % width:
+            where = np.array(which)[:, None] + np.arange(width)
+            return jnp.moveaxis(jnp.take(x, where, axis=axis), axis, 0)
+        if segment.width:  # they are some of those that the array can be divided into
+            x = x.reshape(*x.shape[:axis], -1, width, *x.shape[axis + 1 :])
+        return self._taken(jnp.moveaxis(x, axis, 0), [start // width for start in which])
 
 
 class _Plain:
@@ -283,7 +282,7 @@ class _Plain:
         self.number, self.dtype = i, tape_.dtypes[i]
         self.operands = program.operands_of(i)
         self.call = call_of(program, i, rule, differentiable)
-        self.segments: list[Segment] = []
+        self.column: Column | None = None
         detail = program.details.get(i)
         joins = rule in (ARRAY_RULES["concatenate"], ARRAY_RULES["stack"])
         if (
@@ -295,15 +294,15 @@ class _Plain:
             signature = inspect.signature(rule).bind(None, *detail.parameters, **detail.options)
             self.axis = signature.arguments.get("axis", 0)
             self.joined = rule is ARRAY_RULES["concatenate"]
-            self.segments = tape_.segments(self.operands)
+            self.column = tape_.column(self.operands)
             return
         for j in self.operands:
             tape_.need(j)
 
     def run(self, values: _Values) -> None:
         """Compute it."""
-        if self.segments:
-            result = values.column(self.segments)
+        if self.column is not None:
+            result = values.column(self.column)
             axis = self.axis % (result.ndim - self.joined)
             result = values.jnp.moveaxis(result, 0, axis)
             if self.joined:
@@ -322,7 +321,7 @@ class _Steps:
         self.loop = loop
         self.position = next(k for k, x in enumerate(tape_.rolled.loops) if x is loop)
         self.body = _Tape(loop.body, differentiable, scan)
-        self.columns = [tape_.segments(column.tolist()) for column in loop.columns]
+        self.columns = [tape_.column(numbers.tolist()) for numbers in loop.columns]
         for i in (*loop.invariants, *(r.first for r in loop.registers if r.first is not None)):
             tape_.need(i)
 
@@ -330,7 +329,7 @@ class _Steps:
         """Compute all steps."""
         jax, loop = _jax(), self.loop
         states = [self._first(values, k) for k in range(len(loop.registers))]
-        columns = [values.column(parts) for parts in self.columns]
+        columns = [values.column(given) for given in self.columns]
         given = [*columns, *map(jax.numpy.asarray, loop.positions)]
         invariants = [values[i] for i in loop.invariants]
 

@@ -30,6 +30,7 @@ AT_LEAST = 8  # steps to be worth a loop
 SAVED = 32  # instructions that it must save
 REPEATED = 16  # elements up to which what is given to each step may be the same in some of them
 DELAYED = 4  # steps back that a state may be from
+TURNS = 4  # different steps that may take turns
 CUTS = 64  # attempts to find the part of a run that is a loop
 
 
@@ -236,7 +237,8 @@ def _best(tape_: _Tape, start: int, end: int) -> Run | None:
     """The loop between two positions that saves most."""
     kinds = tape_.kinds[start:end]
     candidates = []
-    for p in sorted(_scoped_periods(tape_, start, end) | _periods(kinds)):
+    periods = _scoped_periods(tape_, start, end) | _periods(kinds)
+    for p in sorted({k * p for p in periods for k in range(1, TURNS + 1)}):
         for begin, length in _equal_stretches(kinds, p):
             count = length // p + 1
             if _is_worthwhile(count, p):
