@@ -161,7 +161,7 @@ def gathered(program: Program) -> Program:
     _gather_gradients(draft)
     _gather_rows(draft)
     _gather_elements(draft)
-    return draft.finished()
+    return draft.finished() if draft.instead else program  # in the order of the recording
 
 
 def _gather_gradients(draft: _Draft) -> None:
