@@ -317,6 +317,7 @@ def _gather_elements(draft: _Draft) -> None:
                 joined.append(whole[tuple(column)])
         height = shape[0] * len(members)
         result = draft.new(rule, joined, (height, shape[1]))
+        draft.dtypes[result] = draft.dtypes[members[0]]  # which of `where` is not the condition's
         if rule is not ADD:
             del draft.details[result]
         parts = []
