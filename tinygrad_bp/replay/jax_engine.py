@@ -1,9 +1,9 @@
 """Programs as pure functions of jax, to be compiled, batched, differentiated and distributed by it.
 
-The rules compute with a namespace of jax's functions in the place of `arrays`, so nothing about an
-operation is said twice. Derivatives are the rules' too: each elementwise one has its partials, and
-the product of the chain rule is `azmul`, a primitive of its own here, since jax would multiply a
-gradient of 0 by an infinite partial. They can be differentiated again, in forward and reverse mode.
+The rules compute with jax's functions, and have derivatives that are theirs: see `jax_rules`. The
+loops that are found on the tape (see `steps`), such as the steps of an unrolled network, are run by
+`lax.scan`, or by `vmap` where no step waits for another; so the time to compile them does not grow
+with their length. A loop computes what the instructions compute one by one, up to rounding.
 
 Where it differs from numpy: jax does not raise for an index outside of an array that is given at
 each run, the element is then nan; subnormal numbers are 0; and the last bits are XLA's.
@@ -31,9 +31,11 @@ def function(program: Program, *, scan: bool = True) -> Callable[..., tuple[Any,
 
     Args:
         program: what `compile(f).program(...)` gives. Of one on single numbers every instruction
-            is an array without axes: compiling its value takes about a millisecond for each, and
-            its gradient more for each the more there are (300: a second; 1000: half a minute), so
-            large ones are better run by another engine. `jax.vmap` makes a batch.
+            is an array without axes. Outside of loops, compiling its value takes about a
+            millisecond for each, and its gradient more for each the more there are (300: a second;
+            1000: half a minute). `jax.vmap` makes a batch.
+        scan: whether to look for loops, such as the steps of an unrolled network, and have jax
+            compile one step; otherwise it is given all instructions.
 
     Returns:
         `f(*inputs)`, which gives a tuple: the outputs, and then the guards' conditions, which have
@@ -135,6 +137,7 @@ class _Tape:
     Attributes:
         constants: what `run` is to be given beside the inputs. What every step of a loop has of its
             own is one array here.
+        places, stacks: where in them one constant is, by its number, and an array of several.
     """
 
     def __init__(self, program: Program, differentiable: bool, scan: bool) -> None:
@@ -147,7 +150,7 @@ class _Tape:
         self.inputs = {i: k for k, i in enumerate(program.inputs)}
         self.wanted = [*program.outputs, *(g.condition for g in program.guards)]
         self.constants: list[Any] = []
-        self._constants: dict[int, int] = {}  # where they are, by instruction
+        self.places: dict[int, int] = {}  # of constants, by instruction
         self.stacks: dict[tuple[int, ...], int] = {}
         self.steps = [
             _Plain(self, i, differentiable)
@@ -162,8 +165,8 @@ class _Tape:
         """Have a constant at hand, if it is one."""
         if i in self.rolled.parts:
             self.need(self.rolled.parts[i].whole)
-        elif i in self.program.constants and i not in self._constants:
-            self._constants[i] = len(self.constants)
+        elif i in self.program.constants and i not in self.places:
+            self.places[i] = len(self.constants)
             self.constants.append(self.program.constants[i])
 
     def column(self, numbers: Sequence[int]) -> Column:
@@ -216,8 +219,8 @@ class _Values:
             x = self.jnp.asarray(self[part.whole])
             x = _jax().lax.slice_in_dim(x, part.start, stop, axis=part.axis)
             return x if part.width else self.jnp.squeeze(x, part.axis)
-        if i in tape_._constants:
-            return self._typed(i, self.constants[tape_._constants[i]])
+        if i in tape_.places:
+            return self._typed(i, self.constants[tape_.places[i]])
         loop, step, slot = tape_.rolled.place[i].tolist()
         return self.stacks[loop, slot][step]
 
@@ -283,14 +286,13 @@ class _Plain:
         self.operands = program.operands_of(i)
         self.call = call_of(program, i, rule, differentiable)
         self.column: Column | None = None
-        detail = program.details.get(i)
         joins = rule in (ARRAY_RULES["concatenate"], ARRAY_RULES["stack"])
         if (
             joins
             and len(self.operands) >= AT_LEAST
             and len({tape_.shapes[j] for j in self.operands}) == 1
         ):
-            assert detail is not None
+            detail = program.details[i]
             signature = inspect.signature(rule).bind(None, *detail.parameters, **detail.options)
             self.axis = signature.arguments.get("axis", 0)
             self.joined = rule is ARRAY_RULES["concatenate"]
