@@ -378,6 +378,45 @@ def test_networks_on_networks_and_in_both_directions():
             assert len(same(program, [*one, *two, xs])) >= 2
 
 
+def test_other_arguments_are_not_merged():
+    """The same operations on the same shapes: only an argument tells a step apart."""
+
+    def f(x):
+        for t in range(40):
+            x = tb.sin(tb.flip(x, axis=0 if t == 20 else 1)) + 0.5 * x
+        return x.sum()
+
+    program = tb.compile(f).program(random(3, 3))
+    loops = same(program, [random(3, 3)])
+    assert loops
+    assert sum(loop.count for loop in loops) < 40
+
+
+def test_what_two_loops_gave_in_turns():
+    """A third one takes the results of two, one of the first and one of the second."""
+
+    def f(x, y):
+        first, second = [x], [y]
+        for _ in range(20):
+            first.append(tb.sin(first[-1]) * 1.5)
+        for _ in range(20):
+            second.append(tb.cos(second[-1]) + 0.5)
+        h = x
+        for pair in zip(first, second, strict=True):
+            for z in pair:
+                h = tb.tanh(h * z) - z
+        return h.sum()
+
+    program = tb.compile(f, optimize=False).program(random(4), random(4) + 1.0)
+    loops = same(program, [random(4), random(4) + 1.0])
+    assert len(loops) == 3
+    found = rolled(program)
+    numbers = [column for loop in loops for column in loop.columns]
+    planned = [columns.column(found, c, {0: 0, 1: 1}) for c in numbers]
+    assert any(plan.order for plan in planned)
+    assert all(len(plan.segments) <= columns.FEW for plan in planned)
+
+
 def test_scalar_programs():
     def f(w, xs):
         h, total = 0.3, 0.0
