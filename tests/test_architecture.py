@@ -43,6 +43,7 @@ ENGINES = {
     "replay.kernels": {"numba"},
     "replay.scalar_numba": {"numba"},
     "replay.jax_engine": {"jax"},
+    "replay.jax_rules": {"jax"},
 }
 NO_NUMPY = {"recording", "hooks", "text", "graph", "rules", "floats", "value"}
 ONLY_WHEN_ASKED_FOR = {

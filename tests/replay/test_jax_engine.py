@@ -20,7 +20,7 @@ from tinygrad_bp.rules import RULES
 jax = pytest.importorskip("jax", reason="jax is not installed: pip install tinygrad_bp[jax]")
 jnp = jax.numpy
 
-from tinygrad_bp.replay import jax_engine  # noqa: E402
+from tinygrad_bp.replay import jax_rules  # noqa: E402
 from tinygrad_bp.replay.jax_engine import Runner, function  # noqa: E402
 
 nan, inf = float("nan"), float("inf")
@@ -305,15 +305,15 @@ def test_wrong_inputs_are_refused():
 def test_the_extra_is_named_where_jax_is_missing(monkeypatch):
     program = recorded(tb.sin, 1.0)
     monkeypatch.setitem(sys.modules, "jax", None)
-    jax_engine._jax.cache_clear()
+    jax_rules._jax.cache_clear()
     with pytest.raises(ImportError, match=r"pip install tinygrad_bp\[jax\]"):
         function(program)
     monkeypatch.undo()
-    jax_engine._jax.cache_clear()
+    jax_rules._jax.cache_clear()
 
 
 def test_the_namespace_is_that_of_arrays():
-    for m in (jax_engine._namespace(False), jax_engine._namespace(True)):
+    for m in (jax_rules._namespace(False), jax_rules._namespace(True)):
         assert all(hasattr(m, name) for name in {*arrays.__all__, *floats.__all__})
 
 

@@ -45,7 +45,8 @@ def compile(
             Their sums are then taken in another order, so that results differ in rounding; without
             it, a program of arrays gives every bit that the function itself gives.
         engine: what runs the record. "numpy"; "numba" (extra `jit`), machine code, for functions of
-            Values; "jax" (extra `jax`), for accelerators.
+            Values; "jax" (extra `jax`), for accelerators: it compiles for about a second, in which
+            it looks at one step of a loop, such as an unrolled network, however long that is.
 
     Returns:
         A `Compiled`. Calling it gives the function's value; it has `value_and_grad` and `backward`.

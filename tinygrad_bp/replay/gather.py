@@ -18,6 +18,7 @@ import numpy as np
 
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.replay.program import Details, Guard, Program
+from tinygrad_bp.replay.scopes import NOWHERE
 from tinygrad_bp.rules import RULES, Rule
 
 ADD = RULES["add"]
@@ -34,6 +35,7 @@ class _Draft:
         self.details: dict[int, Details] = dict(program.details)
         self.constants = dict(program.constants)
         self.shapes, self.dtypes = list(program.shapes), list(program.dtypes)
+        self.places = program.scopes.each(len(program)).tolist()
         self.wanted = [*program.outputs, *(g.condition for g in program.guards)]
         self.instead: dict[int, int] = {}
 
@@ -124,7 +126,12 @@ class _Draft:
             ],
             shapes=[self.shapes[i] for i in order],
             dtypes=[self.dtypes[i] for i in order],
+            scopes=program.scopes.of_each(self._places(order)),
         )
+
+    def _places(self, order: Sequence[int]) -> list[int]:
+        """The scope of each instruction; what is gathered from several is in none."""
+        return [self.places[i] if i < len(self.places) else NOWHERE for i in order]
 
     def _final(self, i: int) -> int:
         while i in self.instead:
@@ -154,7 +161,7 @@ def gathered(program: Program) -> Program:
     _gather_gradients(draft)
     _gather_rows(draft)
     _gather_elements(draft)
-    return draft.finished()
+    return draft.finished() if draft.instead else program  # in the order of the recording
 
 
 def _gather_gradients(draft: _Draft) -> None:
@@ -310,6 +317,7 @@ def _gather_elements(draft: _Draft) -> None:
                 joined.append(whole[tuple(column)])
         height = shape[0] * len(members)
         result = draft.new(rule, joined, (height, shape[1]))
+        draft.dtypes[result] = draft.dtypes[members[0]]  # which of `where` is not the condition's
         if rule is not ADD:
             del draft.details[result]
         parts = []

@@ -1,9 +1,9 @@
 """Programs as pure functions of jax, to be compiled, batched, differentiated and distributed by it.
 
-The rules compute with a namespace of jax's functions in the place of `arrays`, so nothing about an
-operation is said twice. Derivatives are the rules' too: each elementwise one has its partials, and
-the product of the chain rule is `azmul`, a primitive of its own here, since jax would multiply a
-gradient of 0 by an infinite partial. They can be differentiated again, in forward and reverse mode.
+The rules compute with jax's functions, and have derivatives that are theirs: see `jax_rules`. The
+loops that are found on the tape (see `steps`), such as the steps of an unrolled network, are run by
+`lax.scan`, or by `vmap` where no step waits for another; so the time to compile them does not grow
+with their length. A loop computes what the instructions compute one by one, up to rounding.
 
 Where it differs from numpy: jax does not raise for an index outside of an array that is given at
 each run, the element is then nan; subnormal numbers are 0; and the last bits are XLA's.
@@ -12,36 +12,30 @@ each run, the element is then nan; subnormal numbers are 0; and the last bits ar
 from __future__ import annotations
 
 import functools
-import importlib
+import inspect
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from tinygrad_bp import array_rules
-from tinygrad_bp.array_rules import ARRAY_RULES, ArrayRule
-from tinygrad_bp.replay import program as tape
-from tinygrad_bp.replay.program import CONSTANT, INPUT, Program, filled_in, placeholders
-from tinygrad_bp.rules import RULES, Rule
-
-# What jax's functions call the same, and mean the same by.
-_SAME = (
-    *("absolute", "arccos", "arcsin", "arctan", "arctan2", "cos", "cosh", "divide", "exp", "expm1"),
-    *("hypot", "log", "log1p", "logaddexp", "maximum", "minimum", "power", "sin", "sinh", "sqrt"),
-    *("tan", "tanh", "broadcast_to", "concatenate", "cumsum", "einsum", "expand_dims", "flip"),
-    *("matmul", "max", "min", "pad", "prod", "reshape", "squeeze", "stack", "sum"),
-)
+from tinygrad_bp.array_rules import ARRAY_RULES
+from tinygrad_bp.replay.columns import Column, Constants, Inputs, Segment, Sliced, Stacked, column
+from tinygrad_bp.replay.jax_rules import _jax, call_of
+from tinygrad_bp.replay.loops import Loop
+from tinygrad_bp.replay.program import Program
+from tinygrad_bp.replay.steps import AT_LEAST, rolled
 
 
-def function(program: Program) -> Callable[..., tuple[Any, ...]]:
+def function(program: Program, *, scan: bool = True) -> Callable[..., tuple[Any, ...]]:
     """A program as a pure function, for jax's transformations.
 
     Args:
         program: what `compile(f).program(...)` gives. Of one on single numbers every instruction
-            is an array without axes: compiling its value takes about a millisecond for each, and
-            its gradient more for each the more there are (300: a second; 1000: half a minute), so
-            large ones are better run by another engine. `jax.vmap` makes a batch.
+            is an array without axes. Outside of loops, compiling its value takes about a
+            millisecond for each, and its gradient more for each the more there are (300: a second;
+            1000: half a minute). `jax.vmap` makes a batch.
+        scan: whether to look for loops, such as the steps of an unrolled network, and have jax
+            compile one step; otherwise it is given all instructions.
 
     Returns:
         `f(*inputs)`, which gives a tuple: the outputs, and then the guards' conditions, which have
@@ -53,11 +47,10 @@ def function(program: Program) -> Callable[..., tuple[Any, ...]]:
         ValueError: the program cannot be run by jax. At a call: jax is set to compute in float32
             and the program does not, or an input has another shape than at the recording.
     """
-    evaluate = _evaluator(program, differentiable=True)
-    constants = list(program.constants.values())
+    tape_ = _Tape(program, differentiable=True, scan=scan)
 
     def pure(*inputs: Any) -> tuple[Any, ...]:
-        return tuple(evaluate(constants, inputs))
+        return tuple(tape_.run(tape_.constants, inputs))
 
     return pure
 
@@ -65,30 +58,30 @@ def function(program: Program) -> Callable[..., tuple[Any, ...]]:
 class Runner:
     """A program, compiled by jax at the first run. It has the methods of the runners on numpy."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, scan: bool = True) -> None:
         jax = _jax()
         self.program = program
         self._check = functools.partial(_check_width, jax, program)
-        plain = _evaluator(program, differentiable=False)
+        plain = _Tape(program, differentiable=False, scan=scan)
         # As an argument, constants are not copied into what is compiled.
-        self._constants = list(program.constants.values())
+        self._constants = plain.constants
         if program.kind == "array":
-            self._values = jax.jit(plain)
+            self._values = jax.jit(plain.run)
             return
 
         # Single numbers come and go as one array.
         def values(constants: Any, inputs: Any) -> Any:
-            return jax.numpy.stack(plain(constants, list(inputs)))
+            return jax.numpy.stack(plain.run(constants, inputs))
 
-        evaluate = _evaluator(program, differentiable=True)
+        differentiable = _Tape(program, differentiable=True, scan=scan)
 
         def value_and_gradient(constants: Any, inputs: Any) -> Any:
             def root(inputs: Any) -> Any:
-                results = evaluate(constants, inputs)
+                results = differentiable.run(constants, inputs)
                 return results[0], results
 
-            gradient, results = jax.grad(root, has_aux=True)(list(inputs))
-            return jax.numpy.stack(results), jax.numpy.stack(gradient)
+            gradient, results = jax.grad(root, has_aux=True)(inputs)
+            return jax.numpy.stack(results), gradient
 
         self._values = jax.jit(values)
         self._value_and_gradient = jax.jit(value_and_gradient)
@@ -124,16 +117,6 @@ def _on_host(results: Sequence[Any]) -> list[Any]:
     return [np.asarray(x) for x in results]
 
 
-@functools.cache
-def _jax() -> Any:
-    try:
-        return importlib.import_module("jax")
-    except ImportError as error:
-        raise ImportError(
-            "to run programs by jax, install it: pip install tinygrad_bp[jax]"
-        ) from error
-
-
 def _check_width(jax: Any, program: Program) -> None:
     """Raise if jax would compute in float32 what is in float64."""
     wide = program.kind == "scalar" or any(d == np.float64 for d in program.dtypes)
@@ -148,258 +131,229 @@ def _check_width(jax: Any, program: Program) -> None:
 # --- running the tape ---------------------------------------------------------------------------
 
 
-def _evaluator(program: Program, differentiable: bool) -> Callable[[Any, Any], list[Any]]:
-    """What computes outputs and conditions, given constants and inputs."""
-    jax = _jax()
-    jnp = jax.numpy
-    calls = [
-        (i, _call(program, i, rule, differentiable), program.operands_of(i))
-        for i, rule in enumerate(map(program.rule, range(len(program))))
-        if rule not in (INPUT, CONSTANT)
-    ]
-    wanted = [*program.outputs, *(g.condition for g in program.guards)]
-    scalar = program.kind == "scalar"
-    dtypes = [np.float64] * len(program) if scalar else program.dtypes
-    shapes = [()] * len(program) if scalar else program.shapes
+class _Tape:
+    """What computes the outputs of a program and its guards' conditions, given its inputs.
 
-    def given(i: int, x: Any) -> Any:
-        """An input as it was recorded; of integers jax may have a narrower type."""
-        if jnp.shape(x) != shapes[i]:
-            raise ValueError(f"input {i}: expected shape {shapes[i]}, got {jnp.shape(x)}")
-        return jnp.asarray(x, dtypes[i] if np.dtype(dtypes[i]).kind == "f" else None)
+    Attributes:
+        constants: what `run` is to be given beside the inputs. What every step of a loop has of its
+            own is one array here.
+        places, stacks: where in them one constant is, by its number, and an array of several.
+    """
 
-    def evaluate(constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-        _check_width(jax, program)
-        if len(inputs) != len(program.inputs):
-            raise ValueError(f"expected {len(program.inputs)} inputs, got {len(inputs)}")
-        values: list[Any] = [None] * len(program)
-        for i, x in [
-            *zip(program.inputs, inputs, strict=True),
-            *zip(program.constants, constants, strict=True),
-        ]:
-            values[i] = given(i, x)
-        for i, call, operands in calls:
-            result = call(*[values[j] for j in operands])
-            # numpy's dtype: jax has its own ideas about numbers that meet arrays.
-            values[i] = result if result.dtype == dtypes[i] else _cast(result, dtypes[i])
-        return [values[i] for i in wanted]
+    def __init__(self, program: Program, differentiable: bool, scan: bool) -> None:
+        _jax()
+        self.program = program
+        self.rolled = rolled(program, scan)
+        scalar = program.kind == "scalar"
+        self.dtypes = [np.dtype(np.float64)] * len(program) if scalar else program.dtypes
+        self.shapes = [()] * len(program) if scalar else program.shapes
+        self.inputs = {i: k for k, i in enumerate(program.inputs)}
+        self.wanted = [*program.outputs, *(g.condition for g in program.guards)]
+        self.constants: list[Any] = []
+        self.places: dict[int, int] = {}  # of constants, by instruction
+        self.stacks: dict[tuple[int, ...], int] = {}
+        self.steps = [
+            _Plain(self, i, differentiable)
+            if isinstance(i, int)
+            else _Steps(self, i, differentiable, scan)
+            for i in self.rolled.order
+        ]
+        for i in self.wanted:
+            self.need(i)
 
-    return evaluate
+    def need(self, i: int) -> None:
+        """Have a constant at hand, if it is one."""
+        if i in self.rolled.parts:
+            self.need(self.rolled.parts[i].whole)
+        elif i in self.program.constants and i not in self.places:
+            self.places[i] = len(self.constants)
+            self.constants.append(self.program.constants[i])
+
+    def column(self, numbers: Sequence[int]) -> Column:
+        """Where an operand that is put together has its parts; constants are so at once."""
+        found = column(self.rolled, numbers, self.inputs)
+        for segment in found.segments:
+            if isinstance(segment, Constants):
+                arrays = [np.asarray(self.program.constants[i]) for i in segment.which]
+                self.stacks[segment.which] = len(self.constants)
+                self.constants.append(np.stack(arrays).astype(self.dtypes[segment.which[0]]))
+            elif isinstance(segment, Sliced):
+                self.need(segment.whole)
+        return found
+
+    def run(self, constants: Sequence[Any], inputs: Any) -> list[Any]:
+        """The outputs and conditions."""
+        values = _Values(self, constants, inputs)
+        for step in self.steps:
+            step.run(values)
+        return [values[i] for i in self.wanted]
+
+
+class _Values:
+    """What the instructions of a program give, during one run."""
+
+    def __init__(self, tape_: _Tape, constants: Sequence[Any], inputs: Any) -> None:
+        jax = _jax()
+        _check_width(jax, tape_.program)
+        if len(inputs) != len(tape_.program.inputs):
+            raise ValueError(f"expected {len(tape_.program.inputs)} inputs, got {len(inputs)}")
+        self.tape, self.constants, self.inputs, self.jnp = tape_, constants, inputs, jax.numpy
+        self.known: dict[int, Any] = {}
+        self.stacks: dict[tuple[int, int], Any] = {}  # by loop and slot
+        if isinstance(inputs, (list, tuple)):
+            for i in tape_.program.inputs:
+                self.known[i] = self._input(i)
+
+    def __getitem__(self, i: int) -> Any:
+        if i not in self.known:
+            self.known[i] = self._found(i)
+        return self.known[i]
+
+    def _found(self, i: int) -> Any:
+        tape_ = self.tape
+        if i in tape_.inputs:
+            return self._input(i)
+        if i in tape_.rolled.parts:
+            part = tape_.rolled.parts[i]
+            stop = part.start + (part.width or 1)
+            x = self.jnp.asarray(self[part.whole])
+            x = _jax().lax.slice_in_dim(x, part.start, stop, axis=part.axis)
+            return x if part.width else self.jnp.squeeze(x, part.axis)
+        if i in tape_.places:
+            return self._typed(i, self.constants[tape_.places[i]])
+        loop, step, slot = tape_.rolled.place[i].tolist()
+        return self.stacks[loop, slot][step]
+
+    def _input(self, i: int) -> Any:
+        """An input as it was recorded."""
+        x, shape = self.inputs[self.tape.inputs[i]], self.tape.shapes[i]
+        if self.jnp.shape(x) != shape:
+            raise ValueError(f"input {i}: expected shape {shape}, got {self.jnp.shape(x)}")
+        return self._typed(i, x)
+
+    def _typed(self, i: int, x: Any) -> Any:
+        """Numbers in the dtype of the recording; of integers jax may have a narrower type."""
+        dtype = self.tape.dtypes[i]
+        return self.jnp.asarray(x, dtype if np.dtype(dtype).kind in "fb" else None)
+
+    def column(self, given: Column) -> Any:
+        """What many instructions give, one below the other."""
+        arrays = [self._segment(segment) for segment in given.segments]
+        x = arrays[0] if len(arrays) == 1 else self.jnp.concatenate(arrays)
+        return x if given.order is None else self._taken(x, given.order)
+
+    def _segment(self, segment: Segment) -> Any:
+        jnp, which = self.jnp, segment.which
+        if isinstance(segment, Constants):
+            return jnp.asarray(self.constants[self.tape.stacks[which]])
+        if isinstance(segment, Inputs):
+            if isinstance(self.inputs, (list, tuple)):
+                return jnp.stack([self[self.tape.program.inputs[k]] for k in which])
+            return self._taken(jnp.asarray(self.inputs), which)
+        if isinstance(segment, Stacked):
+            return self._taken(self.stacks[segment.loop, segment.slot], which)
+        if isinstance(segment, Sliced):
+            return self._slices(self[segment.whole], segment)
+        return jnp.stack([self[i] for i in which])
+
+    def _taken(self, x: Any, which: Sequence[int]) -> Any:
+        """Some of x, by position: a slice, if they follow one another."""
+        ends = min(which), max(which) + 1
+        for step in (1, -1):
+            if list(which) == list(range(*ends))[::step]:
+                x = x if ends == (0, len(x)) else _jax().lax.slice_in_dim(x, *ends)
+                return x if step == 1 else self.jnp.flip(x, 0)
+        return x[np.array(which)]
+
+    def _slices(self, x: Any, segment: Sliced) -> Any:
+        """Parts of an array, the first axis counting them."""
+        jnp, axis, which = self.jnp, segment.axis, segment.which
+        width = segment.width or 1
+        if any(start % width for start in which) or x.shape[axis] % width:
+            where = np.array(which)[:, None] + np.arange(width)
+            return jnp.moveaxis(jnp.take(x, where, axis=axis), axis, 0)
+        if segment.width:  # they are some of those that the array can be divided into
+            x = x.reshape(*x.shape[:axis], -1, width, *x.shape[axis + 1 :])
+        return self._taken(jnp.moveaxis(x, axis, 0), [start // width for start in which])
+
+
+class _Plain:
+    """An instruction."""
+
+    def __init__(self, tape_: _Tape, i: int, differentiable: bool) -> None:
+        program, rule = tape_.program, tape_.program.rule(i)
+        self.number, self.dtype = i, tape_.dtypes[i]
+        self.operands = program.operands_of(i)
+        self.call = call_of(program, i, rule, differentiable)
+        self.column: Column | None = None
+        joins = rule in (ARRAY_RULES["concatenate"], ARRAY_RULES["stack"])
+        if (
+            joins
+            and len(self.operands) >= AT_LEAST
+            and len({tape_.shapes[j] for j in self.operands}) == 1
+        ):
+            detail = program.details[i]
+            signature = inspect.signature(rule).bind(None, *detail.parameters, **detail.options)
+            self.axis = signature.arguments.get("axis", 0)
+            self.joined = rule is ARRAY_RULES["concatenate"]
+            self.column = tape_.column(self.operands)
+            return
+        for j in self.operands:
+            tape_.need(j)
+
+    def run(self, values: _Values) -> None:
+        """Compute it."""
+        if self.column is not None:
+            result = values.column(self.column)
+            axis = self.axis % (result.ndim - self.joined)
+            result = values.jnp.moveaxis(result, 0, axis)
+            if self.joined:
+                shape = result.shape
+                result = result.reshape(*shape[:axis], -1, *shape[axis + 2 :])
+        else:
+            result = self.call(*[values[j] for j in self.operands])
+        # numpy's dtype: jax has its own ideas about numbers that meet arrays.
+        values.known[self.number] = _cast(result, self.dtype)
+
+
+class _Steps:
+    """A loop: by `lax.scan`, or, where no step waits for another, by `vmap`."""
+
+    def __init__(self, tape_: _Tape, loop: Loop, differentiable: bool, scan: bool) -> None:
+        self.loop = loop
+        self.position = next(k for k, x in enumerate(tape_.rolled.loops) if x is loop)
+        self.body = _Tape(loop.body, differentiable, scan)
+        self.columns = [tape_.column(numbers.tolist()) for numbers in loop.columns]
+        for i in (*loop.invariants, *(r.first for r in loop.registers if r.first is not None)):
+            tape_.need(i)
+
+    def run(self, values: _Values) -> None:
+        """Compute all steps."""
+        jax, loop = _jax(), self.loop
+        states = [self._first(values, k) for k in range(len(loop.registers))]
+        columns = [values.column(given) for given in self.columns]
+        given = [*columns, *map(jax.numpy.asarray, loop.positions)]
+        invariants = [values[i] for i in loop.invariants]
+
+        def step(states: Any, given: Any) -> Any:
+            results = self.body.run(self.body.constants, [*states, *given, *invariants])
+            return results[: len(states)], results[len(states) :]
+
+        if loop.carries or not given:
+            states, stacked = jax.lax.scan(step, states, given, length=loop.count)
+        else:
+            stacked = jax.vmap(lambda *given: step([], given)[1])(*given)
+        for slot, x in zip(loop.stacked, stacked, strict=True):
+            values.stacks[self.position, slot] = x
+        for slot, k in loop.last.items():
+            values.known[int(loop.numbers[-1, slot])] = states[k]
+
+    def _first(self, values: _Values, k: int) -> Any:
+        register, body = self.loop.registers[k], self.body
+        if register.first is None:
+            return values.jnp.zeros(body.shapes[register.next], body.dtypes[register.next])
+        return values.jnp.asarray(values[register.first])
 
 
 def _cast(x: Any, dtype: Any) -> Any:
-    return x if np.dtype(dtype).kind in "iu" else x.astype(dtype)
-
-
-def _call(program: Program, i: int, rule: Any, differentiable: bool) -> Any:
-    """What computes an instruction, given its operands."""
-    m = _namespace(differentiable)
-    if isinstance(rule, Rule):
-        if differentiable:
-            return _derived(rule)
-        return functools.partial(rule.value, m)
-    detail = program.details[i]
-    count = len(detail.operands) - placeholders(detail.parameters)
-    parameters, options = detail.parameters, detail.options
-    if any(np.dtype(program.dtypes[j]).kind == "b" for j in detail.operands[count:]):
-        raise ValueError(f"{rule.name}: jax cannot index by a mask that is given at each run")
-    if rule is tape.one_hot:
-        return lambda indices: m.one_hot(indices, *parameters, **options)
-    if rule is tape.pick:
-        return lambda indices: m.getitem(indices, *parameters)
-
-    def apply(*operands: Any) -> Any:
-        return rule.apply(m, operands[:count], filled_in(parameters, operands), options)
-
-    if differentiable and ARRAY_RULES.get(rule.name) is not rule and rule.forward == "pullback":
-        return _pulled(rule, apply, count, parameters, options)
-    return apply
-
-
-# --- derivatives --------------------------------------------------------------------------------
-
-
-@functools.cache
-def _derived(rule: Rule) -> Any:
-    """An elementwise operation, of which jax knows the partial derivatives."""
-    jax, plain = _jax(), _namespace(False)
-    if all(partial is None for partial in rule.partials):
-        stop = jax.lax.stop_gradient
-        return lambda *operands: rule.value(plain, *map(stop, operands))
-
-    def value(*operands: Any) -> Any:
-        return jax.numpy.asarray(rule.value(plain, *operands))
-
-    def tangent(operands: Any, tangents: Any) -> Any:
-        m = _namespace(True)
-        result = operation(*operands)
-        shares = []
-        for partial, t in zip(rule.partials, tangents, strict=True):
-            if partial is None or type(t) is jax.custom_derivatives.SymbolicZero:
-                continue
-            if callable(partial):
-                t = m.chain(t, partial(m, *operands, result))
-            elif partial != 1.0:
-                t = t * partial
-            shares.append(jax.numpy.broadcast_to(t, result.shape).astype(result.dtype))
-        if not shares:
-            return result, jax.numpy.zeros_like(result)
-        return result, functools.reduce(jax.numpy.add, shares)
-
-    operation = jax.custom_jvp(value)
-    operation.defjvp(tangent, symbolic_zeros=True)
-    return operation
-
-
-def _pulled(
-    rule: ArrayRule,
-    apply: Callable[..., Any],
-    count: int,
-    parameters: tuple[Any, ...],
-    options: dict[str, Any],
-) -> Any:
-    """A user's operation on arrays, with its pullbacks: reverse mode alone."""
-    jax, m = _jax(), _namespace(True)
-    call: Any = jax.custom_vjp(apply)
-
-    def forward(*operands: Any) -> Any:
-        result = call(*operands)
-        return result, (operands, result)
-
-    def backward(kept: Any, g: Any) -> Any:
-        operands, result = kept
-        given = filled_in(parameters, operands)
-        gradients = []
-        for k, x in enumerate(operands[:count]):
-            pulled = rule.pull(m, k, g, result, operands[:count], given, options)
-            gradients.append(array_rules.sum_to(m, pulled, x.shape).astype(x.dtype))
-        return (*gradients, *[None] * (len(operands) - count))
-
-    call.defvjp(forward, backward)
-    return call
-
-
-@functools.cache
-def _chain() -> Any:
-    """`azmul(g, d)` as a primitive, which is linear in g: its transpose is itself.
-
-    Of g * d, jax would have 0 * inf = nan; and where(g == 0, 0, g * d) would not be linear.
-    """
-    jax = _jax()
-    jnp = jax.numpy
-    ad, batching, mlir = (
-        importlib.import_module(f"jax.interpreters.{name}") for name in ("ad", "batching", "mlir")
-    )
-    primitive = importlib.import_module("jax.extend.core").Primitive("azmul")
-
-    def chain(g: Any, d: Any) -> Any:
-        dtype = jnp.result_type(g, d)
-        shape = jnp.broadcast_shapes(jnp.shape(g), jnp.shape(d))
-        return primitive.bind(*(jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in (g, d)))
-
-    def compute(g: Any, d: Any) -> Any:
-        return jnp.where(g == 0, jnp.zeros_like(g), g * d)
-
-    def tangent(primals: Any, tangents: Any) -> Any:
-        (g, d), (dg, dd) = primals, tangents
-        parts = [chain(t, x) for t, x in ((dg, d), (dd, g)) if type(t) is not ad.Zero]
-        result = chain(g, d)
-        return result, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(result)
-
-    def transpose(ct: Any, g: Any, d: Any) -> Any:
-        if ad.is_undefined_primal(d):  # linear in the other one: tangents of partials
-            raise NotImplementedError("azmul: the transpose by its second operand")
-        return ad.Zero(g.aval) if type(ct) is ad.Zero else chain(ct, d), None
-
-    primitive.def_impl(jax.jit(compute))
-    primitive.def_abstract_eval(lambda g, d: g.update(weak_type=False))
-    ad.primitive_jvps[primitive] = tangent
-    ad.primitive_transposes[primitive] = transpose
-    batching.defbroadcasting(primitive)
-    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
-    return chain
-
-
-# --- jax's functions under numpy's names --------------------------------------------------------
-
-
-@functools.cache
-def _namespace(differentiable: bool) -> Any:
-    """The functions of `arrays` for jax; if so, with the rules' derivatives."""
-    jax = _jax()
-    m = SimpleNamespace(**{name: getattr(jax.numpy, name) for name in _SAME})
-    for f in _adapted(jax.numpy):
-        setattr(m, f.__name__, f)
-    m.erf, m.erfc = jax.lax.erf, jax.lax.erfc
-    m.detached = jax.lax.stop_gradient
-    if differentiable:
-        m.chain = _chain()
-        for name in vars(m).keys() & RULES.keys():
-            setattr(m, name, _derived(RULES[name]))
-    return m
-
-
-def _adapted(jnp: Any) -> list[Callable[..., Any]]:
-    """Functions where jax's differ from numpy's."""
-
-    def azmul(g: Any, d: Any) -> Any:
-        return jnp.where(g == 0, 0.0, g * d)
-
-    def where(condition: Any, x: Any, y: Any) -> Any:
-        return jnp.where(jnp.asarray(condition) != 0, x, y)
-
-    def astype(x: Any, dtype: Any) -> Any:
-        return x.astype(dtype)
-
-    def transpose(x: Any, axes: Any = None) -> Any:
-        return jnp.transpose(x, axes if axes is None else tuple(axes))
-
-    def lower(x: Any, k: int) -> Any:
-        rows, columns = (x.shape * 2)[-2:]  # numpy makes a square of a vector
-        return np.tri(rows, columns, k, dtype=bool)
-
-    def tril(x: Any, k: int = 0) -> Any:
-        return jnp.where(lower(x, k), x, jnp.zeros_like(x))
-
-    def triu(x: Any, k: int = 0) -> Any:
-        return jnp.where(lower(x, k - 1), jnp.zeros_like(x), x)
-
-    def getitem(x: Any, index: Any) -> Any:
-        index = _index(index)
-        return x[index] if _is_static(index) else x.at[index].get(mode="fill")
-
-    def scatter(g: Any, index: Any, shape: Any) -> Any:
-        return jnp.zeros(tuple(shape), g.dtype).at[_index(index)].add(g)
-
-    def take(x: Any, indices: Any, axis: Any = None) -> Any:
-        return jnp.take(x, _index(indices), axis=axis, mode="fill")
-
-    def take_along_axis(x: Any, indices: Any, axis: int) -> Any:
-        return jnp.take_along_axis(x, indices, axis, mode="fill")
-
-    def one_hot(indices: Any, classes: int, dtype: Any = None) -> Any:
-        classes_ = jnp.where(indices < 0, classes, indices)  # outside, and so nan
-        rows = jnp.eye(classes, dtype=np.dtype(dtype or np.float64))
-        return rows.at[classes_].get(mode="fill")
-
-    return [
-        *(azmul, where, astype, transpose, tril, triu, getitem, scatter),
-        *(take, take_along_axis, one_hot),
-    ]
-
-
-def _index(index: Any) -> Any:
-    """An index with arrays for lists, which jax does not take."""
-    if isinstance(index, tuple):
-        return tuple(map(_index, index))
-    if isinstance(index, list):
-        array = np.asarray(index)
-        return array if array.size else array.astype(np.intp)
-    return index
-
-
-def _is_static(index: Any) -> bool:
-    """Whether the index was recorded with the program, and checked then."""
-    parts = index if isinstance(index, tuple) else (index,)
-    known = (int, np.integer, np.bool_, slice, np.ndarray, type(None), type(...))
-    return all(isinstance(part, known) for part in parts)
+    return x if x.dtype == dtype or np.dtype(dtype).kind in "iu" else x.astype(dtype)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tinygrad_bp import array_rules
 from tinygrad_bp.array_rules import ARRAY_RULES, structural
+from tinygrad_bp.replay.scopes import Scopes
 from tinygrad_bp.rules import RULES, elementwise
 
 INPUT, CONSTANT = "input", "constant"
@@ -176,6 +177,7 @@ class Program:
         outputs: the instructions that are the result.
         guards: what must come out as it did.
         shapes, dtypes: per instruction, for arrays; empty for single numbers.
+        scopes: where the instructions were recorded.
     """
 
     kind: Literal["scalar", "array"]
@@ -189,6 +191,7 @@ class Program:
     guards: list[Guard] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[Any] = field(default_factory=list)
+    scopes: Scopes = field(default_factory=Scopes)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -210,7 +213,10 @@ class Program:
 
     def __str__(self) -> str:
         lines = []
+        headings = dict(zip(self.scopes.starts.tolist(), self.scopes.places.tolist(), strict=True))
         for i in range(len(self)):
+            if i in headings:
+                lines.append(f"# {self.scopes.path(headings[i])}".rstrip())
             rule = self.rule(i)
             if rule == INPUT:
                 text = f"input {self.inputs.index(i)}"

@@ -108,7 +108,7 @@ class Recording:
     def _differentiate(self, output: Any, numbers: list[int]) -> None:
         """Record the gradient of the first output; that of single numbers is the runner's work."""
         recorder = self.recorder
-        recorder.differentiates = True
+        recorder.begin_sweep()
         elements = elements_of(output)
         if len(elements) != 1 or np.size(getattr(elements[0], "_array", 0.0)) != 1:
             raise ValueError(

@@ -35,6 +35,7 @@ from tinygrad_bp.replay.program import (
     Placeholder,
     Program,
 )
+from tinygrad_bp.replay.scopes import Place, Scopes
 from tinygrad_bp.replay.validation import check_program, checked_shape, wrong
 from tinygrad_bp.rules import Rule
 
@@ -146,6 +147,8 @@ def _archive(program: Program) -> bytes:
         "guards": [[int(g.condition), bool(g.outcome), g.line] for g in program.guards],
         "shapes": [list(map(int, s)) for s in shapes],
         "dtypes": list(dtypes),
+        "scopes": [list(place) for place in program.scopes.table],
+        "places": np.stack([program.scopes.starts, program.scopes.places], 1).tolist(),
         "arrays": len(found),
     }
     text = json.dumps(content, allow_nan=False).encode()
@@ -296,7 +299,7 @@ def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:
         wrong(f"it has version {content.get('version')!r}, {VERSION} is known")
     fields = {
         *("format", "version", "kind", "rules", "details", "inputs", "constants", "outputs"),
-        *("guards", "shapes", "dtypes", "arrays"),
+        *("guards", "shapes", "dtypes", "arrays", "scopes", "places"),
     }
     if content.keys() != fields:
         wrong(f"{TEXT} has the fields {sorted(content)}, expected {sorted(fields)}")
@@ -356,7 +359,18 @@ def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:
         guards=guards,
         shapes=[shapes[k] for k in kinds[:, 0].tolist()],
         dtypes=[dtypes[k] for k in kinds[:, 1].tolist()],
+        scopes=_scopes(content["scopes"], content["places"]),
     )
+
+
+def _scopes(table: list[Any], places: list[Any]) -> Scopes:
+    if not all(type(place) is list and len(place) == 3 for place in table):
+        wrong("scopes: expected a name, a number and a place each")
+    rows = [_integers(row, "places") for row in places]
+    if not all(len(row) == 2 and max(map(abs, row)) < 2**31 for row in rows):
+        wrong("places: expected an instruction and a scope each")
+    starts, numbers = np.array(rows, np.int32).reshape(-1, 2).T
+    return Scopes([Place(*place) for place in table], starts, numbers)
 
 
 def _rules(names: list[Any], mine: dict[str, Any]) -> list[Any]:

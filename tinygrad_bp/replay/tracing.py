@@ -23,6 +23,7 @@ from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, Observer, Scope, _Block, current_state, resolve
 from tinygrad_bp.replay import program as tape
 from tinygrad_bp.replay.program import CONSTANT, INPUT, Details, Guard, Placeholder, Program
+from tinygrad_bp.replay.scopes import ScopeRecorder
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.series import SeriesTensor, SeriesValue
 from tinygrad_bp.tensor import _EXPOSED, Tensor, _frozen as frozen, _typed as typed, as_array
@@ -56,6 +57,8 @@ class Recorder(Observer):
         self.closed = False
         self.differentiates = False
         self.scope = Scope("compiled", None, ROOT)
+        self.scopes = ScopeRecorder(self.scope)
+        self._unswept = 0  # where what the sweep records for its next node begins
 
     # --- instructions ---------------------------------------------------------------------------
 
@@ -63,6 +66,7 @@ class Recorder(Observer):
         """A new instruction; its number."""
         self.check_open()
         i = len(self.codes)
+        self.scopes.note(i, resolve(current_state()))
         self.codes.append(code)
         padded = (*operands, -1, -1, -1)[:3] if len(operands) <= 3 else (-1, -1, -1)
         self.operands.extend(padded)
@@ -187,6 +191,10 @@ class Recorder(Observer):
                 "return it as a further output"
             )
 
+    def begin_sweep(self) -> None:
+        """What comes now is the backward pass."""
+        self.differentiates, self._unswept = True, len(self.codes)
+
     def swept(self, step: Any, reached: set[Any]) -> None:
         """Refuse a backward sweep of the function's own."""
         if not self.differentiates:
@@ -194,6 +202,10 @@ class Recorder(Observer):
                 "the compiled function runs backward(): call backward() or value_and_grad() of the "
                 "compiled function instead"
             )
+        node = getattr(step.node, "original", step.node)
+        if is_traced(node):
+            self.scopes.backward(self._unswept, len(self.codes), node.number)
+        self._unswept = len(self.codes)
 
     def operand(self, x: Any) -> Any:
         """What an operation is applied to, with a leaf as a traced input."""
@@ -220,6 +232,7 @@ class Recorder(Observer):
             guards=self.guards,
             shapes=self.shapes,
             dtypes=self.dtypes,
+            scopes=self.scopes.finished(),
         )
 
 

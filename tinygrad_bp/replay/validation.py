@@ -25,6 +25,7 @@ from tinygrad_bp.replay.program import (
     filled_in,
     placeholders,
 )
+from tinygrad_bp.replay.scopes import scopes_problem
 from tinygrad_bp.rules import RULES, Rule
 
 LARGEST = 2**40  # elements of one array
@@ -57,6 +58,8 @@ def check_program(program: Program) -> None:
         if not all(0 <= k < count for k in numbers):
             wrong(f"{what}: there are only {count} instructions")
     _check_operands(program)
+    if problem := scopes_problem(program.scopes, count):
+        wrong(problem)
     many = [count, count] if program.kind == "array" else [0, 0]
     if [len(program.shapes), len(program.dtypes)] != many:
         wrong("shapes and dtypes: expected one for each instruction on arrays")
