@@ -15,7 +15,7 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [
-    {"recording", "hooks"},
+    {"recording", "hooks", "files"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
     {"operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
     {"differentiable", "series"},
@@ -30,7 +30,7 @@ LAYERS = [
         "debugging",
         "counting",
     },
-    {"explain", "training", "replay"},
+    {"explain", "training", "replay", "datasets"},
     {"__init__"},  # the table of contents
     {"visualize"},
     {"cli", "tour"},
@@ -47,6 +47,7 @@ NO_NUMPY = {"recording", "hooks", "graph", "rules", "floats", "value"}
 ONLY_WHEN_ASKED_FOR = {
     "graphviz",
     "pygraphviz",
+    "safetensors",
     "sklearn",
     "tqdm",
     "scipy",

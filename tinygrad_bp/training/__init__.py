@@ -2,11 +2,14 @@
 
 from tinygrad_bp.training.batches import minibatches, progress, streams
 from tinygrad_bp.training.bptt import Update, truncated_bptt
+from tinygrad_bp.training.saving import load_model, save_model
 
 __all__ = [
     "Update",
+    "load_model",
     "minibatches",
     "progress",
+    "save_model",
     "streams",
     "truncated_bptt",
 ]

@@ -211,7 +211,9 @@ def _leaf(h: Any) -> Any:
     """A new leaf of the same numbers, where a gradient comes out."""
     if isinstance(h, Values):
         return values(h.data)
-    return type(h)(h.data) if isinstance(h, Tensor) else Value(h.data) if isinstance(h, Value) else h
+    return (
+        type(h)(h.data) if isinstance(h, Tensor) else Value(h.data) if isinstance(h, Value) else h
+    )
 
 
 def _constants(parts: tuple[Any, ...]) -> tuple[Any, ...]:
