@@ -344,7 +344,7 @@ def check_everything(page: Page) -> bool:
     loss = nn.squared_error(small(tb.values([1.0, -1.0], requires_grad=False)), np.array([1.0]))
     loss.backward()
     page.picture("mlp.svg", draw(loss).svg, "A 2-2-1 network weight by weight, after backward().")
-    cell = nn.RNN(1, 1, rng=rng).scalar_view()
+    cell = nn.RNNCell(1, 1, rng=rng).scalar_view()
     states = nn.unroll(cell, np.array([[1.0], [-0.5], [0.25]]), np.zeros(1))
     loss = nn.squared_error(states[-1], np.array([0.5]))
     loss.backward()

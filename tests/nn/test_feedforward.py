@@ -156,7 +156,7 @@ def test_mlp_refuses_another_number_of_activations(names):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda a: nn.MLP([2, 3, 1], a, rng=0), lambda a: nn.RNN(2, 3, rng=0, activation=a)]
+    "make", [lambda a: nn.MLP([2, 3, 1], a, rng=0), lambda a: nn.RNNCell(2, 3, rng=0, activation=a)]
 )
 def test_unknown_activations_are_refused_with_a_list(make):
     with pytest.raises(ValueError, match=r"activation: expected one of .*'sigmoid'.* got 'tahn'"):

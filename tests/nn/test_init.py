@@ -59,7 +59,7 @@ def test_orthogonal_prefers_no_direction():
 MAKERS = {
     "Linear": lambda rng: nn.Linear(3, 4, rng=rng),
     "MLP": lambda rng: nn.MLP([3, 4, 2], "relu", rng=rng),
-    "RNN": lambda rng: nn.RNN(3, 4, rng=rng),
+    "RNNCell": lambda rng: nn.RNNCell(3, 4, rng=rng),
     "CharRNN": lambda rng: nn.CharRNN(3, 4, rng=rng),
 }
 
@@ -106,7 +106,7 @@ def test_rng_must_be_given():
 def test_biases_start_at_zero():
     model = nn.MLP([3, 4, 2], "tanh", rng=0)
     assert not any(layer.b.data.any() for layer in model.layers)
-    assert not nn.RNN(3, 4, rng=0).b.data.any()
+    assert not nn.RNNCell(3, 4, rng=0).b.data.any()
     assert not nn.CharRNN(3, 4, rng=0).c.data.any()
 
 
@@ -135,4 +135,4 @@ def test_initializer_given():
         np.testing.assert_allclose(W @ W.T, np.eye(4), rtol=0, atol=1e-14)
     W = nn.CharRNN(3, 5, rng=0).cell.W.data
     np.testing.assert_allclose(W @ W.T, np.eye(5), rtol=0, atol=1e-14)
-    assert not nn.RNN(3, 5, rng=0, recurrent=init.zeros).W.data.any()
+    assert not nn.RNNCell(3, 5, rng=0, recurrent=init.zeros).W.data.any()

@@ -184,7 +184,7 @@ def test_modules_copy_and_pickle():
 
 @pytest.mark.parametrize(
     "model",
-    [nn.MLP([2, 3, 1], rng=0), nn.RNN(2, 3, rng=0), nn.CharRNN(2, 3, rng=0)],
+    [nn.MLP([2, 3, 1], rng=0), nn.RNNCell(2, 3, rng=0), nn.CharRNN(2, 3, rng=0)],
     ids=lambda model: type(model).__name__,
 )
 def test_networks_pickle(model):
@@ -199,7 +199,7 @@ MODELS = {
     "mlp": (lambda: nn.MLP([3, 4, 2], ["tanh", "softmax"], rng=0), ()),
     "rectifiers": (lambda: nn.MLP([3, 4, 3, 2], ["relu", "gelu", "elu"], rng=0), ()),
     "tied": (Tied, ()),
-    "rnn": (lambda: nn.RNN(3, 2, rng=0), (np.array([[0.1, -0.2], [0.3, 0.4]]),)),
+    "rnn": (lambda: nn.RNNCell(3, 2, rng=0), (np.array([[0.1, -0.2], [0.3, 0.4]]),)),
 }
 
 

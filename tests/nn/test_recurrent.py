@@ -15,7 +15,7 @@ def torch():
 
 
 def make(activation="tanh", inputs=3, hidden=4):
-    cell = nn.RNN(inputs, hidden, rng=0, activation=activation)
+    cell = nn.RNNCell(inputs, hidden, rng=0, activation=activation)
     cell.b.data = RNG(1).normal(size=hidden)
     return cell
 
@@ -122,7 +122,7 @@ def test_states_are_named_and_stand_in_the_scope_of_their_step(start):
     states = nn.unroll(cell, np.ones((3, 1, 3)), cell.initial_state(1), start=start, name="s")
     steps = range(start, start + 3)
     assert [s.label for s in states] == [f"s({t})" for t in steps]
-    assert [s.scope.path for s in states] == [f"step({t})/rnn" for t in steps]
+    assert [s.scope.path for s in states] == [f"step({t})/rnncell" for t in steps]
     assert [s.scope.outer.index for s in states] == list(steps)
     assert [s.x.label for s in states] == ["z"] * 3
     view = cell.scalar_view()
@@ -161,9 +161,9 @@ def test_unroll_refuses_an_empty_sequence():
 @pytest.mark.parametrize(
     ("x", "h", "message"),
     [
-        ((1, 2), (1, 4), r"RNN input: expected \(\.\.\., 3\) features"),
-        ((1, 3), (1, 3), r"RNN state: expected \(\.\.\., 4\) features"),
-        ((), (1, 4), "RNN input"),
+        ((1, 2), (1, 4), r"RNNCell input: expected \(\.\.\., 3\) features"),
+        ((1, 3), (1, 3), r"RNNCell state: expected \(\.\.\., 4\) features"),
+        ((), (1, 4), "RNNCell input"),
     ],
 )
 def test_rnn_refuses_other_numbers_of_features(x, h, message):
@@ -174,7 +174,168 @@ def test_rnn_refuses_other_numbers_of_features(x, h, message):
 @pytest.mark.parametrize("sizes", [(0, 4), (3, 0), (3, 1.5)])
 def test_rnn_refuses_sizes(sizes):
     with pytest.raises(ValueError, match="expected a positive integer"):
-        nn.RNN(*sizes, rng=0)
+        nn.RNNCell(*sizes, rng=0)
+
+
+# --- LSTM and GRU -------------------------------------------------------------------------------
+
+
+def filled(module, seed=5):
+    """The module, with random numbers in every parameter: biases too."""
+    rng = RNG(seed)
+    for p in module.parameters():
+        p.data = rng.normal(size=p.shape) / 2.0
+    return module
+
+
+def gated_twin(torch, cell):
+    """PyTorch's LSTMCell or GRUCell with the same weights."""
+    inputs, hidden = cell.U.shape[0], cell.W.shape[0]
+    kind = torch.nn.LSTMCell if isinstance(cell, nn.LSTMCell) else torch.nn.GRUCell
+    other = kind(inputs, hidden, dtype=torch.float64)
+    with torch.no_grad():
+        other.weight_ih.copy_(torch.tensor(cell.U.data.T))
+        other.weight_hh.copy_(torch.tensor(cell.W.data.T))
+        other.bias_ih.copy_(torch.tensor(cell.b.data))
+        other.bias_hh.zero_()
+        if isinstance(cell, nn.GRUCell):
+            other.bias_hh[2 * hidden :] = torch.tensor(cell.d.data)
+    return other
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell])
+@pytest.mark.parametrize(("tau", "batch"), [(1, 1), (5, 3)])
+def test_gated_cells_equal_torch(torch, kind, tau, batch):
+    cell = filled(kind(3, 4, rng=0))
+    other = gated_twin(torch, cell)
+    rng = RNG(2)
+    parts = 2 if kind is nn.LSTMCell else 1
+    xs, g = rng.normal(size=(tau, batch, 3)), rng.normal(size=(tau, parts, batch, 4))
+    starts = [tb.Tensor(x) for x in rng.normal(size=(parts, batch, 4))]
+    starts_there = [torch.tensor(x.data, requires_grad=True) for x in starts]
+    states = nn.unroll(cell, xs, tuple(starts) if parts == 2 else starts[0])
+    state, loss, there = tuple(starts_there) if parts == 2 else starts_there[0], 0.0, 0.0
+    for t in range(tau):
+        state = other(torch.tensor(xs[t]), state)
+        pairs = zip(
+            states[t] if parts == 2 else [states[t]],
+            state if parts == 2 else [state],
+            g[t],
+            strict=True,
+        )
+        for ours, theirs, weights in pairs:
+            close(ours.data, theirs)
+            loss = loss + tb.sum(ours * weights)
+            there = there + (theirs * torch.tensor(weights)).sum()
+    loss.backward()
+    there.backward()
+    close(cell.U.grad, other.weight_ih.grad.T)
+    close(cell.W.grad, other.weight_hh.grad.T)
+    close(cell.b.grad, other.bias_ih.grad)
+    if kind is nn.GRUCell:
+        close(cell.d.grad, other.bias_hh.grad[8:])
+    for ours, theirs in zip(starts, starts_there, strict=True):
+        close(ours.grad, theirs.grad)
+
+
+CELLS = [nn.RNNCell, nn.LSTMCell, nn.GRUCell]
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells_in_the_scalar_view_have_the_same_gradients(kind):
+    cell = filled(kind(2, 2, rng=0))
+    view = cell.scalar_view()
+    for twin in (cell, view):
+        last = nn.unroll(twin, RNG(1).normal(size=(3, 2, 2)), twin.initial_state(2))[-1]
+        h = last[0] if kind is nn.LSTMCell else last
+        (h * np.array([[1.0, 2.0], [-3.0, 4.0]])).sum().backward()
+    for p, q in zip(cell.parameters(), view.parameters(), strict=True):
+        np.testing.assert_allclose(q.grad, p.grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_gradients_of_cells_pass_the_check(kind):
+    cell = filled(kind(2, 3, rng=0))
+    names = [name for name, _ in cell.named_parameters()]
+    xs = RNG(1).normal(size=(3, 2, 2))
+
+    def loss(*parameters):
+        twin = kind(2, 3, rng=0)
+        vars(twin).update(zip(names, parameters, strict=True))
+        last = nn.unroll(twin, xs, twin.initial_state(2))[-1]
+        return tb.sum(tb.square(last[0] + last[1] if kind is nn.LSTMCell else last))
+
+    assert tb.check_gradients(loss, cell.parameters(), method="complex step")
+
+
+def test_lstm_names_its_gates():
+    cell = nn.LSTMCell(2, 3, rng=0)
+    states = nn.unroll(cell, np.ones((2, 1, 2)), cell.initial_state(1))
+    assert [[part.label for part in state] for state in states] == [
+        ["h(1)", "c(1)"],
+        ["h(2)", "c(2)"],
+    ]
+    labels = {
+        node.label
+        for node in tb.topological_order(states[-1][0])
+        if node.scope.path.startswith("step(2)")
+    }
+    assert {"z", "i", "f", "g", "o", "h(2)", "c(2)"} <= labels
+
+
+def test_gru_names_its_gates():
+    cell = nn.GRUCell(2, 3, rng=0)
+    h = nn.unroll(cell, np.ones((1, 1, 2)), cell.initial_state(1))[-1]
+    assert {"p", "q", "r", "z", "n", "h(1)"} <= {node.label for node in tb.topological_order(h)}
+
+
+def test_lstm_remembers_at_first():
+    b = nn.LSTMCell(2, 3, rng=0, forget_bias=2.0).b.data
+    np.testing.assert_array_equal(b, [0.0] * 3 + [2.0] * 3 + [0.0] * 6)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell])
+def test_each_gate_starts_as_if_it_stood_alone(kind):
+    cell = kind(2, 4, rng=0, recurrent=nn.init.orthogonal)
+    for W in np.split(cell.W.data, len(cell.gates), 1):
+        np.testing.assert_allclose(W.T @ W, np.eye(4), atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells_of_float32_stay_float32(kind):
+    cell = kind(2, 3, rng=0, dtype=np.float32)
+    last = nn.unroll(cell, np.ones((2, 1, 2), np.float32), cell.initial_state(1))[-1]
+    h = last[0] if kind is nn.LSTMCell else last
+    h.sum().backward()
+    assert {h.dtype, *(p.grad.dtype for p in cell.parameters())} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_unroll_in_reverse_lists_the_states_by_time(kind):
+    cell = filled(kind(2, 3, rng=0))
+    xs = RNG(1).normal(size=(4, 2, 2))
+    states = nn.unroll(cell, xs, cell.initial_state(2), reverse=True)
+    mirrored = nn.unroll(cell, xs[::-1], cell.initial_state(2))[::-1]
+    for t, (one, other) in enumerate(zip(states, mirrored, strict=True), 1):
+        if kind is not nn.LSTMCell:
+            one, other = (one,), (other,)
+        assert one[0].label == f"h({t})"
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a.data, b.data)
+
+
+def test_lstm_refuses_what_is_not_its_state():
+    cell = nn.LSTMCell(2, 3, rng=0)
+    with pytest.raises(TypeError, match=r"LSTMCell: expected the states \(h, c\), got ndarray"):
+        cell(np.ones((1, 2)), np.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"h has shape \(1, 3\), c \(2, 3\)"):
+        cell(np.ones((1, 2)), (np.zeros((1, 3)), np.zeros((2, 3))))
+
+
+def test_unroll_refuses_another_number_of_names():
+    cell = nn.LSTMCell(2, 3, rng=0)
+    with pytest.raises(ValueError, match="name: expected 2, one per part"):
+        nn.unroll(cell, np.ones((1, 1, 2)), cell.initial_state(1), name="s")
 
 
 # --- CharRNN -------------------------------------------------------------------------------------
@@ -213,7 +374,7 @@ def test_char_rnn_names_its_parameters_and_logits():
     logits, last = model(np.eye(3)[:, None], model.cell.initial_state(1))
     assert [o.label for o in logits] == ["o(1)", "o(2)", "o(3)"]
     assert last.label == "h(3)"
-    assert last.scope.path == "charrnn/step(3)/rnn"
+    assert last.scope.path == "charrnn/step(3)/rnncell"
 
 
 def test_char_rnns_logits_stand_in_the_scope_of_their_step():
@@ -226,6 +387,6 @@ def test_char_rnns_logits_stand_in_the_scope_of_their_step():
     ("x", "h"), [((4, 2), (3,)), ((4, 2), (1, 3)), ((2,), (4, 3)), ((5, 2), (4, 3))]
 )
 def test_an_input_and_a_state_of_different_batches_are_refused(x, h):
-    cell = nn.RNN(2, 3, rng=0)
+    cell = nn.RNNCell(2, 3, rng=0)
     with pytest.raises(ValueError, match="batch shape"):
         cell(np.ones(x), np.zeros(h))

@@ -43,7 +43,7 @@ def used_outside_of_the_sum(W, xs):
     return tb.sum((parts[0] + parts[1] + parts[2] + parts[3]) * parts[1])
 
 
-RNN = nn.RNN(3, 4, rng=0)
+RNN = nn.RNNCell(3, 4, rng=0)
 CHARS = nn.CharRNN(5, 4, rng=0)
 CLASSES = np.random.default_rng(1).integers(0, 5, (6, 2))
 ROWS = np.eye(5)[np.random.default_rng(2).integers(0, 5, (6, 2))]

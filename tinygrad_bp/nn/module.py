@@ -42,6 +42,7 @@ class Module:
     """
 
     name: str = ""
+    training: bool = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output. To be written by each module."""
@@ -69,6 +70,20 @@ class Module:
         """Forget the gradient of every parameter."""
         for parameter in self.parameters():
             parameter.zero_grad()
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all those within it, each once, from the outside inwards."""
+        return _modules(self, set())
+
+    def train(self: _M, mode: bool = True) -> _M:
+        """Set `training` of all modules, for those that behave otherwise in training; itself."""
+        for module in self.modules():
+            module.training = bool(mode)
+        return self
+
+    def eval(self: _M) -> _M:
+        """Clear `training` of all modules: nothing is left to chance; itself."""
+        return self.train(False)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """The numbers of every parameter by name, as copies."""
@@ -113,6 +128,28 @@ class Module:
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
 
+def _children(x: Any) -> list[tuple[str, Any]]:
+    """What a module or a container holds, with names."""
+    if isinstance(x, Module):
+        return list(vars(x).items())
+    if isinstance(x, dict):
+        return [(str(key), value) for key, value in x.items()]
+    if isinstance(x, (list, tuple)):
+        return [(str(i), value) for i, value in enumerate(x)]
+    return []
+
+
+def _modules(x: Any, seen: set[int]) -> Iterator[Module]:
+    children = _children(x)
+    if (not children and not isinstance(x, Module)) or id(x) in seen:
+        return
+    seen.add(id(x))
+    if isinstance(x, Module):
+        yield x
+    for _, value in children:
+        yield from _modules(value, seen)
+
+
 def _leaves(x: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Parameter]]:
     """Every leaf among the attributes with its name, once; `seen` also ends circles of modules."""
     if id(x) in seen:
@@ -122,16 +159,11 @@ def _leaves(x: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Parameter]
         if x.is_leaf:
             yield name, x
         return
-    if isinstance(x, Module):
-        items = list(vars(x).items())
-    elif isinstance(x, dict):
-        items = [(str(key), value) for key, value in x.items()]
-    elif isinstance(x, (list, tuple)):
-        items = [(str(i), value) for i, value in enumerate(x)]
-    else:
+    children = _children(x)
+    if not children:
         return
     seen.add(id(x))
-    for key, value in items:
+    for key, value in children:
         yield from _leaves(value, f"{name}.{key}" if name else key, seen)
 
 

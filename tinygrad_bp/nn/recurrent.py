@@ -1,8 +1,11 @@
-"""Recurrent networks: a cell, and the loop that unrolls it in time.
+"""Recurrent networks: cells, and the loop that unrolls them in time.
 
 A cell is a pure function of the input and the state. Unrolled, its parameters stand in the graph
 once and are used at every step; the sweep adds up the uses, and that sum is back-propagation
 through time (Werbos 1990). Truncated BPTT is `h.detach()` between two unrolls.
+
+The gates of a cell share one matrix, of as many columns for each, so that a step has one product
+with the input and one with the state; each gate is then named on its own.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import Activation, activation_of, check_features, check_sizes
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.recording import call_in_scope, scope
+from tinygrad_bp.rules import sigmoid, tanh
 from tinygrad_bp.tensor import Tensor
 
 
-class RNN(Module):
+class RNNCell(Module):
     """The plain recurrent cell `h(t) = φ(x(t) U + h(t-1) W + b)` (Elman 1990).
+
+    The argument of φ is named `z`.
 
     Args:
         inputs, hidden: the numbers of features of the input and of the state.
@@ -55,48 +61,215 @@ class RNN(Module):
 
     def forward(self, x: Any, h: Any) -> Any:
         """The next state, (..., hidden), of an input (..., inputs) and a state (..., hidden)."""
-        check_features(x, self.U.shape[0], "RNN input")
-        check_features(h, self.W.shape[0], "RNN state")
-        if x.shape[:-1] != h.shape[:-1]:
-            raise ValueError(
-                f"RNN: the input has the batch shape {tuple(x.shape[:-1])}, the state "
-                f"{tuple(h.shape[:-1])}"
-            )
+        _check_step(self, x, h)
         return self.activation(named(linear(x, self.U, self.b) + h @ self.W, "z"))
 
     def initial_state(self, *batch: int) -> Any:
         """A state of zeros, of shape (*batch, hidden): a constant."""
-        return np.zeros((*batch, self.W.shape[0]), getattr(self.W, "dtype", None) or np.float64)
+        return _zeros(self, *batch)
+
+
+class LSTMCell(Module):
+    """Long short-term memory: a cell state that is kept, written to and read through gates.
+
+    With the weighted inputs `z = x(t) U + h(t-1) W + b` of the four gates side by side,
+
+        i = sigmoid(z_i), f = sigmoid(z_f), g = tanh(z_g), o = sigmoid(z_o),
+        c(t) = f c(t-1) + i g,
+        h(t) = o tanh(c(t)),
+
+    where all of these are named (Hochreiter & Schmidhuber 1997; the forget gate f is that of Gers
+    et al. 2000).
+
+    Args:
+        inputs, hidden: the numbers of features of the input and of the states h and c.
+        rng: a numpy Generator, or a seed.
+        recurrent: how W starts, gate by gate.
+        forget_bias: where b starts for the forget gate, to remember at first (Gers et al. 2000;
+            Jozefowicz et al. 2015).
+        dtype: float64 or float32.
+
+    Attributes:
+        U: shape (inputs, 4 hidden): the columns of i, then f, g and o, as PyTorch's rows.
+        W: shape (hidden, 4 hidden), in the same order.
+        b: shape (4 hidden,), in the same order.
+    """
+
+    gates = ("i", "f", "g", "o")
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        *,
+        rng: np.random.Generator | int,
+        recurrent: init.Initializer = init.xavier,
+        forget_bias: float = 1.0,
+        dtype: Any = np.float64,
+    ) -> None:
+        check_sizes(inputs=inputs, hidden=hidden)
+        rng = init.generator(rng)
+        b = np.zeros(4 * hidden)
+        b[hidden : 2 * hidden] = forget_bias
+        self.U = Tensor(_side_by_side(init.xavier, rng, (inputs, hidden), 4), "U", dtype=dtype)
+        self.W = Tensor(_side_by_side(recurrent, rng, (hidden, hidden), 4), "W", dtype=dtype)
+        self.b = Tensor(b, "b", dtype=dtype)
+
+    def forward(self, x: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        """The next states (h, c) of an input (..., inputs) and states of shape (..., hidden)."""
+        h, c = _pair(state)
+        _check_step(self, x, h)
+        if c.shape != h.shape:
+            raise ValueError(f"LSTMCell: h has shape {tuple(h.shape)}, c {tuple(c.shape)}")
+        H = self.W.shape[0]
+        z = named(linear(x, self.U, self.b) + h @ self.W, "z")
+        i = named(sigmoid(z[..., :H]), "i")
+        f = named(sigmoid(z[..., H : 2 * H]), "f")
+        g = named(tanh(z[..., 2 * H : 3 * H]), "g")
+        o = named(sigmoid(z[..., 3 * H :]), "o")
+        c = named(f * c + i * g, "c")
+        return named(o * tanh(c), "h"), c
+
+    def initial_state(self, *batch: int) -> tuple[Any, Any]:
+        """States (h, c) of zeros, each of shape (*batch, hidden): constants."""
+        return _zeros(self, *batch), _zeros(self, *batch)
+
+
+class GRUCell(Module):
+    """The gated recurrent unit: a state that is partly kept and partly replaced.
+
+        r = sigmoid(x(t) U_r + h(t-1) W_r + b_r),
+        z = sigmoid(x(t) U_z + h(t-1) W_z + b_z),
+        n = tanh(x(t) U_n + b_n + r (h(t-1) W_n + d)),
+        h(t) = (1 - z) n + z h(t-1)
+
+    (Cho et al. 2014; with the reset gate r behind the product with W_n, which has a bias d of its
+    own, as in PyTorch and cuDNN). r, z and n are named, as are `p = x U + b` and `q = h W`.
+
+    Args:
+        inputs, hidden: the numbers of features of the input and of the state.
+        rng: a numpy Generator, or a seed.
+        recurrent: how W starts, gate by gate.
+        dtype: float64 or float32.
+
+    Attributes:
+        U: shape (inputs, 3 hidden): the columns of r, then z and n, as PyTorch's rows.
+        W: shape (hidden, 3 hidden), in the same order.
+        b: shape (3 hidden,), in the same order.
+        d: shape (hidden,).
+    """
+
+    gates = ("r", "z", "n")
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        *,
+        rng: np.random.Generator | int,
+        recurrent: init.Initializer = init.xavier,
+        dtype: Any = np.float64,
+    ) -> None:
+        check_sizes(inputs=inputs, hidden=hidden)
+        rng = init.generator(rng)
+        self.U = Tensor(_side_by_side(init.xavier, rng, (inputs, hidden), 3), "U", dtype=dtype)
+        self.W = Tensor(_side_by_side(recurrent, rng, (hidden, hidden), 3), "W", dtype=dtype)
+        self.b = Tensor(np.zeros(3 * hidden), "b", dtype=dtype)
+        self.d = Tensor(np.zeros(hidden), "d", dtype=dtype)
+
+    def forward(self, x: Any, h: Any) -> Any:
+        """The next state, (..., hidden), of an input (..., inputs) and a state (..., hidden)."""
+        _check_step(self, x, h)
+        H = self.W.shape[0]
+        p = named(linear(x, self.U, self.b), "p")
+        q = named(h @ self.W, "q")
+        r = named(sigmoid(p[..., :H] + q[..., :H]), "r")
+        z = named(sigmoid(p[..., H : 2 * H] + q[..., H : 2 * H]), "z")
+        n = named(tanh(p[..., 2 * H :] + r * (q[..., 2 * H :] + self.d)), "n")
+        return named((1.0 - z) * n + z * h, "h")
+
+    def initial_state(self, *batch: int) -> Any:
+        """A state of zeros, of shape (*batch, hidden): a constant."""
+        return _zeros(self, *batch)
+
+
+def _side_by_side(
+    initializer: init.Initializer, rng: np.random.Generator, shape: tuple[int, int], count: int
+) -> Any:
+    """The matrices of several gates, each started as if it stood alone."""
+    return np.concatenate([initializer(rng, shape) for _ in range(count)], 1)
+
+
+def _zeros(cell: Any, *batch: int) -> Any:
+    return np.zeros((*batch, cell.W.shape[0]), getattr(cell.W, "dtype", None) or np.float64)
+
+
+def _pair(state: Any) -> tuple[Any, Any]:
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        raise TypeError(f"LSTMCell: expected the states (h, c), got {type(state).__name__}")
+    return state[0], state[1]
+
+
+def _check_step(cell: Any, x: Any, h: Any) -> None:
+    """Raise TypeError or ValueError where x and h are not an input and a state of the cell."""
+    what = type(cell).__name__
+    check_features(x, cell.U.shape[0], f"{what} input")
+    check_features(h, cell.W.shape[0], f"{what} state")
+    if x.shape[:-1] != h.shape[:-1]:
+        raise ValueError(
+            f"{what}: the input has the batch shape {tuple(x.shape[:-1])}, the state "
+            f"{tuple(h.shape[:-1])}"
+        )
 
 
 def unroll(
-    cell: Callable[[Any, Any], Any], xs: Any, h: Any, *, start: int = 1, name: str = "h"
+    cell: Callable[[Any, Any], Any],
+    xs: Any,
+    state: Any,
+    *,
+    start: int = 1,
+    name: str | Sequence[str] = "",
+    reverse: bool = False,
 ) -> list[Any]:
     """Run a cell along a sequence: the states `[h(1), ..., h(τ)]`.
 
-    Each step's nodes belong to a scope `step(t)`, and its state is named `h(t)`.
+    Each step's nodes belong to a scope `step(t)`, and its state is named `h(t)`; the parts of a
+    state that is a tuple, as an LSTM's is, `h(t)` and `c(t)`.
 
     Args:
-        cell: a function `h = cell(x, h)`.
+        cell: a function `state = cell(x, state)`.
         xs: the inputs, indexed by time: shape (time, batch, features), or a sequence of τ inputs.
-        h: the state before the first step; `cell.initial_state(batch)` is zeros.
-        start: the number of the first step.
-        name: the name of the states.
+        state: that before the first step; `cell.initial_state(batch)` is zeros.
+        start: the number of the first element of xs.
+        name: the name of the states; of a tuple's parts, a name for each.
+        reverse: run from the last element to the first. The states are still listed by time.
 
     Raises:
-        ValueError: the sequence is empty.
+        ValueError: the sequence is empty, or the names are not as many as the parts.
     """
     if len(xs) == 0:
         raise ValueError("xs: expected at least one time step, got an empty sequence")
+    name = name or (("h", "c") if isinstance(state, tuple) else "h")
 
-    def step(t: int, h: Any) -> Any:
-        return named(cell(xs[t], h), f"{name}({start + t})")
+    def step(t: int, state: Any) -> Any:
+        return _at(start + t, name, cell(xs[t], state))
 
     states = []
-    for t in range(len(xs)):
-        h = call_in_scope("step", start + t, step, (t, h), {})
-        states.append(h)
-    return states
+    for t in reversed(range(len(xs))) if reverse else range(len(xs)):
+        state = call_in_scope("step", start + t, step, (t, state), {})
+        states.append(state)
+    return states[::-1] if reverse else states
+
+
+def _at(t: int, name: str | Sequence[str], state: Any) -> Any:
+    """The state, named as that of time t."""
+    if not isinstance(state, tuple):
+        return named(state, f"{name}({t})")
+    if isinstance(name, str) or len(name) != len(state):
+        raise ValueError(f"name: expected {len(state)}, one per part of the state, got {name!r}")
+    for part, of_part in zip(state, name, strict=True):
+        named(part, f"{of_part}({t})")
+    return state
 
 
 class CharRNN(Module):
@@ -124,7 +297,7 @@ class CharRNN(Module):
         dtype: Any = np.float64,
     ) -> None:
         rng = init.generator(rng)
-        self.cell = RNN(symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype)
+        self.cell = RNNCell(symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype)
         self.V = Tensor(init.xavier(rng, (hidden, symbols)), "V", dtype=dtype)
         self.c = Tensor(np.zeros(symbols), "c", dtype=dtype)
 

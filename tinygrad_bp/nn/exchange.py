@@ -1,0 +1,168 @@
+"""Weights to PyTorch and back, under PyTorch's names.
+
+PyTorch has samples in rows too, but stores the transpose of a weight matrix, and gives a recurrent
+cell two biases. Only their sum matters: on the way in they are added, and on the way out the second
+is zero (but for what stands behind a GRU's reset gate). What goes over is arrays; PyTorch itself is
+not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinygrad_bp.nn.feedforward import MLP, Linear
+from tinygrad_bp.nn.module import Module
+from tinygrad_bp.nn.recurrent import GRUCell, LSTMCell, RNNCell
+from tinygrad_bp.nn.sequences import RecurrentLayer
+from tinygrad_bp.tensor import as_array
+
+State = dict[str, NDArray[Any]]
+Out = Callable[[Any], State]
+In = Callable[[Any, Mapping[str, Any]], list[tuple[Any, Any]]]
+
+
+def torch_state_dict(module: Module) -> State:
+    """The numbers of every parameter under PyTorch's names and in its shapes, as copies.
+
+    `{name: torch.tensor(x) for name, x in torch_state_dict(module).items()}` is what PyTorch's
+    `load_state_dict` takes, for the module of the same name there (`nn.TransformerEncoderLayer` for
+    a `TransformerBlock`; for an `MLP`, an `nn.Sequential` of layers and activations in turn).
+
+    Raises:
+        TypeError: a module has parameters of its own for which PyTorch has no name.
+    """
+    state: State = {}
+    for prefix, part in _parts(module, ""):
+        for name, array in _CONVERSIONS[_kind(part)][0](part).items():
+            state[prefix + name] = np.array(array)
+    return state
+
+
+def load_torch_state_dict(module: Module, state: Mapping[str, Any]) -> None:
+    """Set every parameter to PyTorch's numbers.
+
+    Args:
+        module: the module.
+        state: arrays, or PyTorch's own tensors, by PyTorch's names.
+
+    Raises:
+        TypeError: a module has parameters of its own for which PyTorch has no name.
+        ValueError: a name is missing or unknown, or a shape differs; then nothing is set.
+    """
+    expected = torch_state_dict(module)
+    missing, unknown = (
+        sorted(expected.keys() - state.keys()),
+        sorted(state.keys() - expected.keys()),
+    )
+    if missing or unknown:
+        raise ValueError(f"state: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
+    arrays = {name: as_array(state[name], f"state[{name!r}]") for name in expected}
+    for name, array in arrays.items():
+        if array.shape != expected[name].shape:
+            raise ValueError(
+                f"state[{name!r}]: expected shape {expected[name].shape}, got {array.shape}"
+            )
+    pairs: list[tuple[Any, Any]] = []
+    for prefix, part in _parts(module, ""):
+        mine = {name[len(prefix) :]: x for name, x in arrays.items() if name.startswith(prefix)}
+        pairs += _CONVERSIONS[_kind(part)][1](part, mine)
+    for parameter, array in pairs:
+        parameter.data = array
+
+
+def _kind(module: Module) -> type | None:
+    """The class in the table of conversions that a module is of."""
+    return next((kind for kind in type(module).__mro__ if kind in _CONVERSIONS), None)
+
+
+def _parts(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
+    """The modules that have a conversion, with what PyTorch would write before their names."""
+    if _kind(module) is not None:
+        yield prefix, module
+        return
+    for name, value in _children(module):
+        for i, part in enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]:
+            if isinstance(part, Module):
+                yield from _parts(part, prefix + (name if i is None else f"{name}.{i}") + ".")
+            elif getattr(part, "requires_grad", False):
+                raise TypeError(f"{type(module).__name__}: PyTorch has no name for {name!r}")
+
+
+def _children(module: Module) -> Iterator[tuple[str, Any]]:
+    """What a module consists of, under PyTorch's names."""
+    if isinstance(module, MLP):
+        for i, layer in enumerate(module.layers):
+            yield str(2 * i), layer
+        return
+    yield from vars(module).items()
+
+
+# --- one conversion per kind of module ----------------------------------------------------------
+
+
+def _linear_out(linear: Any) -> State:
+    state = {"weight": linear.W.data.T}
+    if linear.b is not None:
+        state["bias"] = linear.b.data
+    return state
+
+
+def _linear_in(linear: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    pairs = [(linear.W, state["weight"].T)]
+    return pairs if linear.b is None else [*pairs, (linear.b, state["bias"])]
+
+
+def _cell_out(cell: Any) -> State:
+    second = np.zeros_like(cell.b.data)
+    if isinstance(cell, GRUCell):
+        second[-len(cell.d.data) :] = cell.d.data
+    return {
+        "weight_ih": cell.U.data.T,
+        "weight_hh": cell.W.data.T,
+        "bias_ih": cell.b.data,
+        "bias_hh": second,
+    }
+
+
+def _cell_in(cell: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    pairs = [(cell.U, state["weight_ih"].T), (cell.W, state["weight_hh"].T)]
+    first, second = state["bias_ih"], state["bias_hh"]
+    if not isinstance(cell, GRUCell):
+        return [*pairs, (cell.b, first + second)]
+    gates = 2 * len(cell.d.data)  # those whose two biases meet in a sum
+    b = np.concatenate([first[:gates] + second[:gates], first[gates:]])
+    return [*pairs, (cell.b, b), (cell.d, second[gates:])]
+
+
+def _layer_cells(layer: Any) -> Iterator[tuple[str, Any]]:
+    if getattr(layer, f"{layer.parts[0]}0") is not None:
+        raise TypeError(f"{type(layer).__name__}: PyTorch has no learned initial state")
+    for cells, suffix in ((layer.cells, ""), (layer.reverse_cells, "_reverse")):
+        for i, cell in enumerate(cells):
+            yield f"_l{i}{suffix}", cell
+
+
+def _layer_out(layer: Any) -> State:
+    cells = _layer_cells(layer)
+    return {name + suffix: x for suffix, cell in cells for name, x in _cell_out(cell).items()}
+
+
+def _layer_in(layer: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    pairs = []
+    for suffix, cell in _layer_cells(layer):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        pairs += _cell_in(cell, {name: state[name + suffix] for name in names})
+    return pairs
+
+
+_CONVERSIONS: dict[type | None, tuple[Out, In]] = {
+    Linear: (_linear_out, _linear_in),
+    RNNCell: (_cell_out, _cell_in),
+    LSTMCell: (_cell_out, _cell_in),
+    GRUCell: (_cell_out, _cell_in),
+    RecurrentLayer: (_layer_out, _layer_in),
+}

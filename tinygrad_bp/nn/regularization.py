@@ -1,0 +1,50 @@
+"""Dropout: in training, a part of the numbers is left out at random.
+
+(Srivastava et al. 2014; "inverted", so that nothing needs to be scaled afterwards.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygrad_bp.nn import init
+from tinygrad_bp.nn.module import Module, named
+
+
+class Dropout(Module):
+    """Each number is zero with probability p in training, and else divided by 1 - p.
+
+    After `eval()`, and if p is zero, the input is the output.
+
+    Args:
+        p: the probability, in [0, 1).
+        rng: a numpy Generator, or a seed: every call draws from it.
+
+    Raises:
+        ValueError: p is not in [0, 1).
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: np.random.Generator | int) -> None:
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"p: expected a probability in [0, 1), got {p!r}")
+        self.p = float(p)
+        self.rng = init.generator(rng)
+
+    @property
+    def active(self) -> bool:
+        """Whether a call leaves anything out."""
+        return self.training and self.p > 0.0
+
+    def forward(self, x: Any) -> Any:
+        """x of any shape, with some elements zero and the others scaled."""
+        if not self.active:
+            return x
+        kept = self.rng.random(x.shape) >= self.p
+        return named(x * (kept / (1.0 - self.p)).astype(_dtype(x)), "dropout")
+
+
+def _dtype(x: Any) -> Any:
+    dtype = getattr(x, "dtype", None)
+    return dtype if dtype == np.float32 else np.float64
