@@ -1,7 +1,7 @@
 """Truncated back-propagation through time: a long sequence, learnt from as it goes by.
 
-After every k1 steps the losses of these steps are back-propagated over the last k2 steps. The states
-are carried on; those computed before an update are not computed again.
+After every k1 steps the losses of these steps are back-propagated over the last k2 steps. The
+states are carried on; those computed before an update are not computed again.
 
 Each step is a graph of its own, cut off at the state it starts from. Only the last k2 are kept, and
 the gradient is handed from each to the one before: the delta of E24, written out as a loop.
