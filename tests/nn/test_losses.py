@@ -34,6 +34,10 @@ def numbers(loss, shape):
 def in_torch(torch, loss, a, y):
     """The loss of every single output, by PyTorch; for cross-entropy, of every sample."""
     f = torch.nn.functional
+    if loss is nn.absolute_error:
+        return f.l1_loss(a, y, reduction="none")
+    if loss is nn.huber:
+        return f.huber_loss(a, y, reduction="none")
     if loss is nn.squared_error:
         return 0.5 * f.mse_loss(a, y, reduction="none")
     if loss is nn.binary_cross_entropy:
@@ -45,7 +49,13 @@ def in_torch(torch, loss, a, y):
     )
 
 
-ELEMENTWISE = [nn.squared_error, nn.binary_cross_entropy, nn.binary_cross_entropy_with_logits]
+ELEMENTWISE = [
+    nn.squared_error,
+    nn.absolute_error,
+    nn.huber,
+    nn.binary_cross_entropy,
+    nn.binary_cross_entropy_with_logits,
+]
 LOSSES = [*ELEMENTWISE, nn.cross_entropy]
 
 
@@ -253,6 +263,8 @@ def test_a_tracked_target_gets_its_gradient(loss):
     loss(tb.Tensor(a), target, "sum").backward()
     expected = {
         "squared_error": y - a,
+        "absolute_error": np.sign(y - a),
+        "huber": np.clip(y - a, -1.0, 1.0),
         "binary_cross_entropy": np.log((1 - a) / a) if loss is nn.binary_cross_entropy else None,
         "binary_cross_entropy_with_logits": -a,
     }[loss.__name__]

@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.nn.feedforward import MLP, Linear
+from tinygrad_bp.nn.attention import MultiHeadAttention
+from tinygrad_bp.nn.embedding import Embedding
+from tinygrad_bp.nn.feedforward import MLP, Linear, Sequential
 from tinygrad_bp.nn.module import Module
+from tinygrad_bp.nn.normalization import LayerNorm
 from tinygrad_bp.nn.recurrent import GRUCell, LSTMCell, RNNCell
 from tinygrad_bp.nn.sequences import RecurrentLayer
+from tinygrad_bp.nn.transformer import TransformerBlock
 from tinygrad_bp.tensor import as_array
 
 State = dict[str, NDArray[Any]]
@@ -60,7 +64,7 @@ def load_torch_state_dict(module: Module, state: Mapping[str, Any]) -> None:
     )
     if missing or unknown:
         raise ValueError(f"state: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    arrays = {name: as_array(state[name], f"state[{name!r}]") for name in expected}
+    arrays = {name: as_array(_plain(state[name]), f"state[{name!r}]") for name in expected}
     for name, array in arrays.items():
         if array.shape != expected[name].shape:
             raise ValueError(
@@ -72,6 +76,11 @@ def load_torch_state_dict(module: Module, state: Mapping[str, Any]) -> None:
         pairs += _CONVERSIONS[_kind(part)][1](part, mine)
     for parameter, array in pairs:
         parameter.data = array
+
+
+def _plain(x: Any) -> Any:
+    """A tensor of PyTorch's as an array."""
+    return x.numpy() if hasattr(x, "numpy") else x
 
 
 def _kind(module: Module) -> type | None:
@@ -97,6 +106,15 @@ def _children(module: Module) -> Iterator[tuple[str, Any]]:
     if isinstance(module, MLP):
         for i, layer in enumerate(module.layers):
             yield str(2 * i), layer
+        return
+    if isinstance(module, Sequential):
+        for i, part in enumerate(module.layers):
+            yield str(i), part
+        return
+    if isinstance(module, TransformerBlock):
+        yield "self_attn", module.attention
+        for name in ("linear1", "linear2", "norm1", "norm2"):
+            yield name, getattr(module, name)
         return
     yield from vars(module).items()
 
@@ -159,10 +177,47 @@ def _layer_in(layer: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     return pairs
 
 
+def _norm_out(norm: Any) -> State:
+    return {"weight": norm.g.data, "bias": norm.b.data}
+
+
+def _norm_in(norm: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    return [(norm.g, state["weight"]), (norm.b, state["bias"])]
+
+
+def _embedding_out(embedding: Any) -> State:
+    return {"weight": embedding.E.data}
+
+
+def _embedding_in(embedding: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    return [(embedding.E, state["weight"])]
+
+
+def _attention_out(attention: Any) -> State:
+    qkv = (attention.q, attention.k, attention.v)
+    return {
+        "in_proj_weight": np.concatenate([linear.W.data.T for linear in qkv]),
+        "in_proj_bias": np.concatenate([linear.b.data for linear in qkv]),
+        "out_proj.weight": attention.o.W.data.T,
+        "out_proj.bias": attention.o.b.data,
+    }
+
+
+def _attention_in(attention: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    pairs = [(attention.o.W, state["out_proj.weight"].T), (attention.o.b, state["out_proj.bias"])]
+    weights, biases = (np.split(state[f"in_proj_{name}"], 3) for name in ("weight", "bias"))
+    for name, W, b in zip("qkv", weights, biases, strict=True):
+        pairs += [(getattr(attention, name).W, W.T), (getattr(attention, name).b, b)]
+    return pairs
+
+
 _CONVERSIONS: dict[type | None, tuple[Out, In]] = {
     Linear: (_linear_out, _linear_in),
     RNNCell: (_cell_out, _cell_in),
     LSTMCell: (_cell_out, _cell_in),
     GRUCell: (_cell_out, _cell_in),
     RecurrentLayer: (_layer_out, _layer_in),
+    LayerNorm: (_norm_out, _norm_in),
+    Embedding: (_embedding_out, _embedding_in),
+    MultiHeadAttention: (_attention_out, _attention_in),
 }

@@ -1,4 +1,4 @@
-"""Feed-forward networks: `Linear` and `MLP`.
+"""Feed-forward networks: `Linear`, `Sequential` and `MLP`.
 
 The code has samples in rows, `(batch, features)`, and so `z = a W + b` with `W` of shape
 `(inputs, outputs)`; textbooks have columns, `z = W a + b`, with the transpose.
@@ -15,6 +15,7 @@ from tinygrad_bp import rules
 from tinygrad_bp.array_rules import linear, log_softmax, softmax
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module, named
+from tinygrad_bp.recording import call_in_scope
 from tinygrad_bp.tensor import Tensor
 
 Activation = Callable[[Any], Any]
@@ -87,6 +88,44 @@ class Linear(Module):
         """x of shape (..., inputs) to (..., outputs)."""
         check_features(x, self.W.shape[0], "Linear")
         return x @ self.W if self.b is None else linear(x, self.W, self.b)
+
+
+class Sequential(Module):
+    """Modules one after the other, each given the output of the one before.
+
+    Args:
+        layers: Modules, functions, or names of activations: `Sequential(Linear(2, 3, rng=0),
+            "tanh")`.
+
+    Raises:
+        ValueError: there is no layer, or no activation of a name.
+        TypeError: a layer cannot be called.
+
+    Attributes:
+        layers: the list of them; also by index, as `network[0]`.
+    """
+
+    def __init__(self, *layers: str | Callable[[Any], Any]) -> None:
+        if not layers:
+            raise ValueError("Sequential: expected at least one layer")
+        for layer in layers:
+            if not isinstance(layer, str) and not callable(layer):
+                raise TypeError(
+                    f"Sequential: expected Modules or functions, got {type(layer).__name__}"
+                )
+        self.layers: list[Activation] = [activation_of(layer) for layer in layers]
+
+    def forward(self, x: Any) -> Any:
+        """What the last layer makes of it; layer i runs in the scope `layer(i)`."""
+        for i, layer in enumerate(self.layers, 1):
+            x = call_in_scope("layer", i, layer, (x,), {})
+        return x
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> Activation:
+        return self.layers[index]
 
 
 class MLP(Module):

@@ -198,6 +198,15 @@ def substituted(x: Any, twins: dict[int, Any]) -> Any:
     return copied if changed else x
 
 
+def as_node(x: Any, like: Any) -> Any:
+    """A plain array as a constant of the kind of `like`, a parameter; nodes as they are."""
+    if hasattr(type(x), "_interpret"):
+        return x
+    if isinstance(like, (Value, Values)):
+        return values(x, requires_grad=False)
+    return Tensor(x, requires_grad=False)
+
+
 def named(x: _T, name: str) -> _T:
     """Give an inner quantity the name it has in the derivation (`z1`, `h(3)`), and return it.
 

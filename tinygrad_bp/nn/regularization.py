@@ -27,7 +27,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | int) -> None:
-        if not 0.0 <= p < 1.0:
+        if not isinstance(p, (int, float)) or not 0.0 <= p < 1.0:
             raise ValueError(f"p: expected a probability in [0, 1), got {p!r}")
         self.p = float(p)
         self.rng = init.generator(rng)
@@ -42,7 +42,8 @@ class Dropout(Module):
         if not self.active:
             return x
         kept = self.rng.random(x.shape) >= self.p
-        return named(x * (kept / (1.0 - self.p)).astype(_dtype(x)), "dropout")
+        y = x * (kept / (1.0 - self.p)).astype(_dtype(x))
+        return y if type(y) is np.ndarray else named(y, "dropout")
 
 
 def _dtype(x: Any) -> Any:

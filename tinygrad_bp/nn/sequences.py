@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from tinygrad_bp.array_rules import broadcast_to, concatenate, stack
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import Activation
+from tinygrad_bp.nn.masks import Mask, masked, padding_mask
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.nn.recurrent import GRUCell, LSTMCell, RNNCell, unroll
 from tinygrad_bp.nn.regularization import Dropout
 from tinygrad_bp.recording import scope
 from tinygrad_bp.rules import where
 from tinygrad_bp.tensor import Tensor
-
-Mask = NDArray[np.bool_] | None
 
 
 class Options(TypedDict, total=False):
@@ -134,7 +133,7 @@ class RecurrentLayer(Module):
                 ends.append(run[0 if k else -1])
             steps = [_joined(hs) for hs in zip(*runs, strict=True)]
         if self.outputs == "all":
-            outputs = stack([_masked(mask, h, 0.0) for mask, h in zip(masks, steps, strict=True)])
+            outputs = stack([masked(mask, h, 0.0) for mask, h in zip(masks, steps, strict=True)])
         else:
             outputs = _joined([end[0] for end in ends[-len(directions) :]])
         last = tuple(stack(part) for part in zip(*ends, strict=True))
@@ -170,28 +169,21 @@ def _check_state(state: Any, parts: tuple[str, ...], expected: tuple[int, ...]) 
 
 
 def _run(
-    cell: Any, steps: list[Any], masks: list[Mask], start: Any, reverse: bool
+    cell: Any, steps: list[Any], masks: list[Mask | None], start: Any, reverse: bool
 ) -> list[tuple[Any, ...]]:
     """The states of a cell along the steps, as tuples of their parts; kept where masked."""
 
-    def masked(step: tuple[Any, Mask], state: Any) -> Any:
+    def masked_cell(step: tuple[Any, Mask | None], state: Any) -> Any:
         x, mask = step
         if mask is None:
             return cell(x, state)
-        new = cell(_masked(mask, x, 0.0), state)
+        new = cell(masked(mask, x, 0.0), state)
         if isinstance(new, tuple):
             return tuple(where(mask, a, b) for a, b in zip(new, state, strict=True))
         return where(mask, new, state)
 
-    states = unroll(masked, list(zip(steps, masks, strict=True)), start, reverse=reverse)
+    states = unroll(masked_cell, list(zip(steps, masks, strict=True)), start, reverse=reverse)
     return [state if isinstance(state, tuple) else (state,) for state in states]
-
-
-def _masked(mask: Mask, x: Any, other: float) -> Any:
-    """x where the mask is true."""
-    if mask is None:
-        return x
-    return where(mask, x, other) if hasattr(type(x), "_interpret") else np.where(mask, x, other)
 
 
 def _joined(states: Sequence[Any]) -> Any:
@@ -220,48 +212,12 @@ def _steps(xs: Any) -> tuple[list[Any], tuple[int, ...]]:
     return [xs[t] for t in range(shape[0])], shape[1:-1]
 
 
-def _masks(lengths: Any, steps: int, batch: tuple[int, ...]) -> list[Mask]:
+def _masks(lengths: Any, steps: int, batch: tuple[int, ...]) -> list[Mask | None]:
     """For each step, which sequences have not ended: (batch, 1); None where none has."""
     if lengths is None:
         return [None] * steps
-    lengths = np.asarray(lengths)
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
-    if not batch or lengths.shape != batch:
-        raise ValueError(f"lengths: expected one per sequence, {batch}, got {lengths.shape}")
-    if lengths.min() < 1 or lengths.max() > steps:
-        raise ValueError(
-            f"lengths: expected 1 ... {steps}, got {lengths.min()} ... {lengths.max()}"
-        )
-    return [None if t < lengths.min() else (t < lengths)[:, None] for t in range(steps)]
-
-
-def pad_sequences(
-    sequences: Sequence[Any], value: float = 0.0
-) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """Sequences of unequal length as one array, with their lengths.
-
-    Args:
-        sequences: arrays of shapes (length, features), which differ in length alone.
-        value: what stands in the padding.
-
-    Returns:
-        Shape (time, batch, features), and the lengths, (batch,).
-
-    Raises:
-        ValueError: there is no sequence, one is empty, or their features differ in shape.
-    """
-    arrays = [np.asarray(sequence) for sequence in sequences]
-    if not arrays or any(a.ndim == 0 or not len(a) for a in arrays):
-        raise ValueError("sequences: expected at least one, of at least one step each")
-    if len({a.shape[1:] for a in arrays}) > 1:
-        raise ValueError(f"sequences: their steps differ in shape: {[a.shape[1:] for a in arrays]}")
-    lengths = np.array([len(a) for a in arrays])
-    shape = (lengths.max(), len(arrays), *arrays[0].shape[1:])
-    padded = np.full(shape, value, np.result_type(*arrays))
-    for i, a in enumerate(arrays):
-        padded[: len(a), i] = a
-    return padded, lengths
+    counts = padding_mask(lengths, steps, batch)
+    return [None if now.all() else now[:, None] for now in counts.T]
 
 
 class RNN(RecurrentLayer):

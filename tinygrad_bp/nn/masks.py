@@ -1,0 +1,97 @@
+"""What counts and what does not: padding, and the future.
+
+A mask is an array of truth values, True where something counts. The rest is replaced before it is
+used, never multiplied by zero: 0 · nan is nan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinygrad_bp.rules import where
+
+Mask = NDArray[np.bool_]
+
+
+def pad_sequences(
+    sequences: Sequence[Any], value: float = 0.0
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Sequences of unequal length as one array, with their lengths.
+
+    Args:
+        sequences: arrays of shapes (length, features), which differ in length alone.
+        value: what stands in the padding.
+
+    Returns:
+        Shape (time, batch, features), and the lengths, (batch,).
+
+    Raises:
+        ValueError: there is no sequence, one is empty, or their features differ in shape.
+    """
+    arrays = [np.asarray(sequence) for sequence in sequences]
+    if not arrays or any(a.ndim == 0 or not len(a) for a in arrays):
+        raise ValueError("sequences: expected at least one, of at least one step each")
+    if len({a.shape[1:] for a in arrays}) > 1:
+        raise ValueError(f"sequences: their steps differ in shape: {[a.shape[1:] for a in arrays]}")
+    lengths = np.array([len(a) for a in arrays])
+    shape = (lengths.max(), len(arrays), *arrays[0].shape[1:])
+    padded = np.full(shape, value, np.result_type(*arrays))
+    for i, a in enumerate(arrays):
+        padded[: len(a), i] = a
+    return padded, lengths
+
+
+def causal_mask(steps: int) -> Mask:
+    """True where step t (the row) may read step s (the column): where s is not later than t."""
+    return np.tri(steps, dtype=bool)
+
+
+def padding_mask(lengths: Any, steps: int, batch: tuple[int, ...] | None = None) -> Mask:
+    """True where a step belongs to a sequence: shape (batch, steps).
+
+    Args:
+        lengths: of the sequences, (batch,).
+        steps: how many steps they were padded to.
+        batch: the shape that the lengths must have, if it is known.
+
+    Raises:
+        TypeError: the lengths are not integers.
+        ValueError: there is not one per sequence, or one is not in 1 ... steps.
+    """
+    lengths = np.asarray(lengths)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
+    if lengths.ndim != 1 or not lengths.size or batch not in (None, lengths.shape):
+        raise ValueError(f"lengths: expected one per sequence, {batch}, got shape {lengths.shape}")
+    if lengths.min() < 1 or lengths.max() > steps:
+        raise ValueError(
+            f"lengths: expected 1 ... {steps}, got {lengths.min()} ... {lengths.max()}"
+        )
+    return np.arange(steps) < lengths[:, None]  # type: ignore[no-any-return]
+
+
+def zero_padding(x: Any, lengths: Any) -> Any:
+    """x of shape (time, batch, features) with zeros past the end of each sequence.
+
+    Args:
+        x: padded sequences.
+        lengths: of the sequences, (batch,).
+
+    Raises:
+        TypeError: the lengths are not integers.
+        ValueError: there is not one per sequence, or one is not in 1 ... time.
+    """
+    if len(x.shape) != 3:
+        raise ValueError(f"lengths: they need (time, batch, features), got {tuple(x.shape)}")
+    return masked(padding_mask(lengths, x.shape[0], x.shape[1:2]).T[:, :, None], x, 0.0)
+
+
+def masked(mask: Mask | None, x: Any, other: float) -> Any:
+    """x where the mask is True (everywhere, if there is none), and the other number elsewhere."""
+    if mask is None:
+        return x
+    return where(mask, x, other) if hasattr(type(x), "_interpret") else np.where(mask, x, other)
