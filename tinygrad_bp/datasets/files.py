@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv as tables
 import gzip
+import io
 import os
 import zipfile
 import zlib
@@ -79,9 +80,10 @@ def npz(path: Path_, x: str = "x", y: str = "y") -> XY:
             objects, or the numbers of samples differ.
     """
     try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no .npz archive, or a damaged one")
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is no .npz archive")
             for name in (x, y):
                 if name not in archive:
                     raise ValueError(f"no array {name!r}; there are {', '.join(archive)[:80]}")
@@ -127,7 +129,8 @@ def _decoded(path: Path) -> str:
 
 def _rows(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
     """The rows that are not empty, with the numbers of their lines."""
-    reader = tables.reader(_decoded(path).splitlines(), delimiter=delimiter, strict=True)
+    lines = io.StringIO(_decoded(path), newline="")
+    reader = tables.reader(lines, delimiter=delimiter, strict=True)
     try:
         rows = [(reader.line_num, row) for row in reader if any(x.strip() for x in row)]
     except tables.Error as error:

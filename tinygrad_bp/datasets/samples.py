@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
@@ -96,7 +97,7 @@ def train_test_split(
     Args:
         data: a tuple of arrays, samples along the first axis of each; a named one stays one.
             (What is no array, such as names, goes into both parts.)
-        test_size: the share of the samples to hold out, in (0, 1).
+        test_size: the share of the samples to hold out, in (0, 1); rounded up.
         rng: a numpy Generator, or a seed: decides which.
         stratify: the class of each sample, shape (samples,): each is held out in proportion, as
             nearly as whole samples allow.
@@ -138,10 +139,11 @@ def _groups(stratify: ArrayLike, samples: int) -> NDArray[np.int64]:
 
 
 def _shares(members: list[NDArray[Any]], share: float) -> list[int]:
-    """Whole numbers in proportion that add up: the largest remainders are rounded up."""
+    """Whole numbers in proportion, together rounded up: those with the largest remainders are."""
     exact = np.array([len(indices) * share for indices in members])
     counts = np.floor(exact).astype(int)
-    short = round(float(exact.sum())) - int(counts.sum())
+    total = math.ceil(round(sum(map(len, members)) * share, 9))
+    short = total - int(counts.sum())
     counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
     return [int(count) for count in counts]
 

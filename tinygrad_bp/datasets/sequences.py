@@ -43,8 +43,7 @@ def sequence_copy(
     *,
     rng: np.random.Generator | int,
 ) -> XY:
-    """Sequence copy: repeat some symbols after a delay (Hochreiter & Schmidhuber 1997; here as in
-    Arjovsky, Shah & Bengio 2016).
+    """Repeat some symbols after a delay (Arjovsky, Shah & Bengio 2016, section 4.1).
 
     Args:
         samples: how many sequences.
@@ -55,8 +54,8 @@ def sequence_copy(
         rng: a numpy Generator, or a seed.
 
     Returns:
-        x and y of shape (samples, 2 length + delay + 1), integers: in x the symbols, the blanks, the
-        sign, and blanks again; in y blanks, and at the end the symbols.
+        x and y of shape (samples, 2 length + delay + 1), integers: in x the symbols, the blanks,
+        the sign, and blanks again; in y blanks, and at the end the symbols.
     """
     check_counts(samples=samples, length=length, delay=delay, symbols=symbols)
     generator = init.generator(rng)

@@ -55,9 +55,9 @@ def _table(bunch: Any) -> Table:
 
 def _sklearn() -> Any:
     try:
-        from sklearn import datasets
+        import sklearn.datasets
     except ImportError:
         raise ImportError(
             "these data come with scikit-learn: pip install 'tinygrad_bp[data]'"
         ) from None
-    return datasets
+    return sklearn.datasets

@@ -119,7 +119,7 @@ def fit(
     checkpoint_every: int | None = None,
     resume: bool = False,
     compiled: bool = False,
-    progress: bool = False,
+    progress: bool | str = False,
 ) -> History:
     """Train a model.
 
@@ -146,7 +146,7 @@ def fit(
             except that `epochs` may be larger.
         compiled: record the step once and replay it (see `compile`). The results differ in
             rounding; and there is no dropout.
-        progress: show a progress bar.
+        progress: show a progress bar; a text is its description.
 
     Returns:
         The `History`.
@@ -191,7 +191,8 @@ def fit(
         loop.keep(checkpoint, checkpoint_every, resume)
     if progress:
         done = run.epoch * plan.batches + run.batch
-        with progress_bar(None, "fit", epochs * plan.batches, done) as loop.bar:
+        title = progress if isinstance(progress, str) else "fit"
+        with progress_bar(None, title, epochs * plan.batches, done) as loop.bar:
             loop.run_to(epochs)
     else:
         loop.run_to(epochs)
