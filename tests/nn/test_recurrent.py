@@ -377,6 +377,18 @@ def test_char_rnn_names_its_parameters_and_logits():
     assert last.scope.path == "charrnn/step(3)/rnncell"
 
 
+@pytest.mark.parametrize("kind", CELLS)
+def test_char_rnn_on_any_cell(kind):
+    model = nn.CharRNN(3, 4, rng=0, cell=kind)
+    xs = np.eye(3)[:, None]
+    logits, last = model(xs, model.cell.initial_state(1))
+    states = nn.unroll(model.cell, xs, model.cell.initial_state(1))
+    for o, state in zip(logits, states, strict=True):
+        h = state[0] if kind is nn.LSTMCell else state
+        np.testing.assert_array_equal(o.data, h.data @ model.V.data + model.c.data)
+    assert type(last) is type(states[-1])
+
+
 def test_char_rnns_logits_stand_in_the_scope_of_their_step():
     model = nn.CharRNN(3, 4, rng=0)
     logits, _ = model(np.eye(3)[:, None], model.cell.initial_state(1))

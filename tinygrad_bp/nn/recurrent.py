@@ -183,8 +183,9 @@ class GRUCell(Module):
         H = self.W.shape[0]
         p = named(linear(x, self.U, self.b), "p")
         q = named(h @ self.W, "q")
-        r = named(sigmoid(p[..., :H] + q[..., :H]), "r")
-        z = named(sigmoid(p[..., H : 2 * H] + q[..., H : 2 * H]), "z")
+        s = p + q  # of n, each is needed on its own
+        r = named(sigmoid(s[..., :H]), "r")
+        z = named(sigmoid(s[..., H : 2 * H]), "z")
         n = named(tanh(p[..., 2 * H :] + r * (q[..., 2 * H :] + self.d)), "n")
         return named((1.0 - z) * n + z * h, "h")
 
@@ -212,6 +213,10 @@ def _pair(state: Any) -> tuple[Any, Any]:
 
 def _check_step(cell: Any, x: Any, h: Any) -> None:
     """Raise TypeError or ValueError where x and h are not an input and a state of the cell."""
+    of_x, of_h = getattr(x, "shape", None), getattr(h, "shape", None)
+    sizes = cell.U.shape[0], cell.W.shape[0]
+    if of_x and of_h and (of_x[-1], of_h[-1]) == sizes and of_x[:-1] == of_h[:-1]:
+        return  # as nearly always
     what = type(cell).__name__
     check_features(x, cell.U.shape[0], f"{what} input")
     check_features(h, cell.W.shape[0], f"{what} state")
@@ -252,7 +257,11 @@ def unroll(
     name = name or (("h", "c") if isinstance(state, tuple) else "h")
 
     def step(t: int, state: Any) -> Any:
-        return _at(start + t, name, cell(xs[t], state))
+        state = cell(xs[t], state)
+        if isinstance(state, tuple):
+            _name_parts(state, name, start + t)
+            return state
+        return named(state, f"{name}({start + t})")
 
     states = []
     for t in reversed(range(len(xs))) if reverse else range(len(xs)):
@@ -261,28 +270,25 @@ def unroll(
     return states[::-1] if reverse else states
 
 
-def _at(t: int, name: str | Sequence[str], state: Any) -> Any:
-    """The state, named as that of time t."""
-    if not isinstance(state, tuple):
-        return named(state, f"{name}({t})")
-    if isinstance(name, str) or len(name) != len(state):
-        raise ValueError(f"name: expected {len(state)}, one per part of the state, got {name!r}")
-    for part, of_part in zip(state, name, strict=True):
-        named(part, f"{of_part}({t})")
-    return state
+def _name_parts(state: tuple[Any, ...], names: str | Sequence[str], t: int) -> None:
+    if isinstance(names, str) or len(names) != len(state):
+        raise ValueError(f"name: expected {len(state)}, one per part of the state, got {names!r}")
+    for part, name in zip(state, names, strict=True):
+        named(part, f"{name}({t})")
 
 
 class CharRNN(Module):
-    """A recurrent network that predicts the next symbol: `o(t) = h(t) V + c` on an RNN cell.
+    """A recurrent network that predicts the next symbol: `o(t) = h(t) V + c` on a recurrent cell.
 
     Args:
         symbols: the size of the alphabet.
         hidden: the size of the state.
         rng: a numpy Generator, or a seed.
+        cell: the kind of cell: `RNNCell`, `LSTMCell` or `GRUCell`.
         recurrent: how the cell's W starts.
 
     Attributes:
-        cell: the recurrent cell, with U, W and b.
+        cell: the recurrent cell.
         V: shape (hidden, symbols).
         c: shape (symbols,).
     """
@@ -293,19 +299,21 @@ class CharRNN(Module):
         hidden: int,
         *,
         rng: np.random.Generator | int,
+        cell: Callable[..., Any] = RNNCell,
         recurrent: init.Initializer = init.orthogonal,
         dtype: Any = np.float64,
     ) -> None:
         rng = init.generator(rng)
-        self.cell = RNNCell(symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype)
+        self.cell = cell(symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype)
         self.V = Tensor(init.xavier(rng, (hidden, symbols)), "V", dtype=dtype)
         self.c = Tensor(np.zeros(symbols), "c", dtype=dtype)
 
-    def forward(self, xs: Sequence[Any] | Any, h: Any) -> tuple[list[Any], Any]:
+    def forward(self, xs: Sequence[Any] | Any, state: Any) -> tuple[list[Any], Any]:
         """One-hot inputs (time, batch, symbols) to the logits o(1) ... o(τ), and the last state."""
-        states = unroll(self.cell, xs, h)
+        states = unroll(self.cell, xs, state)
         logits = []
-        for t, h in enumerate(states, 1):
+        for t, state in enumerate(states, 1):
+            h = state[0] if isinstance(state, tuple) else state
             with scope("step", t):
                 logits.append(named(linear(h, self.V, self.c), f"o({t})"))
         return logits, states[-1]
