@@ -180,8 +180,10 @@ class Adam(Optimizer):
         mean = _running(state.get("exp_avg", 0.0), g, first)
         square = _running(state.get("exp_avg_sq", 0.0), g * g, second)
         # The means start at zero; dividing by what they have seen so far undoes that bias.
-        root = np.sqrt(square / (1.0 - second**t)) + group["eps"]
-        step = (group["lr"] / (1.0 - first**t)) * mean / root
+        root = np.sqrt(square / (1.0 - second**t))
+        root += group["eps"]
+        step = mean / root
+        step *= group["lr"] / (1.0 - first**t)
         return x - step, {"step": t, "exp_avg": mean, "exp_avg_sq": square}
 
 
@@ -212,4 +214,6 @@ def _decayed(g: Any, x: Any, group: Group) -> Any:
 
 
 def _running(mean: Any, new: Any, kept: float) -> Any:
-    return kept * mean + (1.0 - kept) * new
+    result = (1.0 - kept) * new  # a new array, which the sum may be written to
+    result += kept * mean
+    return result
