@@ -257,12 +257,12 @@ from tinygrad_bp.training import EarlyStopping, accuracy, fit, save_model
 class Net(nn.Module):
     def __init__(self, rng):
         self.first = nn.Linear(2, 8, rng=rng)
-        self.first.W.data = np.asfortranarray(self.first.W.data)
         self.dropout = nn.Dropout(0.3, rng=rng)
+        self.again = [nn.Dropout(0.1, rng=9)]  # with a generator of its own
         self.last = nn.Linear(8, 2, rng=5)
 
     def forward(self, x):
-        return self.last(self.dropout(tb.tanh(self.first(x))))
+        return self.last(self.again[0](self.dropout(tb.tanh(self.first(x)))))
 
 
 def train(checkpoint, resume, bits="PCG64", every=1, epochs=5, **changes):

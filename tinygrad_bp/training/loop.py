@@ -235,10 +235,6 @@ class _Loop:
         """Train until so many epochs are done, or it is time to stop."""
         run = self.run
         with _mode(run.model, training=True):
-            # In C's order, as they come back from a file: the order decides about last bits.
-            run.model.load_state_dict(
-                {name: np.array(x, order="C") for name, x in run.model.state_dict().items()}
-            )
             while run.epoch < epochs and not run.stop:
                 self._epoch()
         if self.plan.stopping and self.plan.stopping.restore_best and run.best is not None:
