@@ -349,20 +349,23 @@ def test_a_process_killed_at_any_moment_goes_on_with_the_same_bits(file, tmp_pat
     script, final, straight = (tmp_path / name for name in ("run.py", "final", "straight"))
     script.write_text(textwrap.dedent(RUN))
     save_model(train(None, False)[0], straight)
-    rng, kills, seen = np.random.default_rng(0), 0, set()
+    rng, seen = np.random.default_rng(0), set()
+
+    def version():
+        return file.exists() and (file.stat().st_ino, file.stat().st_mtime_ns)
+
     while not final.exists():
         command = [sys.executable, str(script), str(file), str(final)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             process.stdout.readline()
-            if kills < 12:
-                time.sleep(rng.uniform(0.0, 0.05))
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            else:
-                assert process.wait() == 0
-        if file.exists():
-            seen.add(file.read_bytes())
-    assert len(seen) > 2  # they were killed at different places
+            for _ in range(rng.integers(1, 6)):  # so many checkpoints, and some time
+                before = version()
+                while version() == before and process.poll() is None:
+                    time.sleep(0.0005)
+            time.sleep(rng.uniform(0.0, 0.005))
+            process.send_signal(signal.SIGKILL)
+        seen.add(file.read_bytes())
+    assert len(seen) > 3  # it was killed at different places
     assert final.read_bytes() == straight.read_bytes()
 
 

@@ -262,14 +262,19 @@ def test_a_kill_at_any_moment_leaves_one_whole_file(tmp_path):
     """Whatever the moment: all numbers of the file are those of one and the same save."""
     path, rng = tmp_path / "m", np.random.default_rng(0)
     model, seen = nn.Linear(300, 300, rng=0), set()
-    for _ in range(5):
+
+    def version():
+        return path.exists() and (path.stat().st_ino, path.stat().st_mtime_ns)
+
+    for _ in range(8):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE
         ) as process:
             process.stdout.readline()
-            while not path.exists():
+            before = version()
+            while version() == before:
                 time.sleep(0.001)
-            time.sleep(rng.uniform(0.0, 0.1))
+            time.sleep(rng.uniform(0.0, 0.02))
             process.send_signal(signal.SIGKILL)
         tb.load_model(model, path)
         numbers = np.unique(np.concatenate([model.W.data.ravel(), model.b.data]))
