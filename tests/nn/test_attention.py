@@ -74,6 +74,27 @@ def test_a_mask_has_pytorchs_meaning(torch):
     close(read.data, there.numpy())
 
 
+def test_a_causal_mask_and_another_both_hold():
+    q = tb.Tensor(RNG(0).normal(size=(T, E)))
+    mask = RNG(1).uniform(size=(T, T)) < 0.5
+    mask[:, 0] = True
+    weights = nn.attention_weights(q, q, mask, causal=True).data
+    np.testing.assert_array_equal(weights > 0.0, mask & np.tri(T, dtype=bool))
+
+
+def test_nan_in_the_padding_of_another_sequence_is_not_read():
+    module = filled(nn.MultiHeadAttention(E, H, rng=0))
+    query, key, value = (RNG(i).normal(size=(T, 2, E)) for i in range(3))
+    expected = module(query, key, value, lengths=[5, 3]).data
+    key[3:, 1] = value[3:, 1] = np.nan
+    leaves = [tb.Tensor(x) for x in (query, key, value)]
+    read = module(*leaves, lengths=[5, 3])
+    np.testing.assert_array_equal(read.data, expected)
+    read.sum().backward()
+    for x in [*leaves, *module.parameters()]:
+        assert np.isfinite(x.grad).all()
+
+
 def test_attention_by_hand():
     """One sum over the steps for each query, in plain Python."""
     q, k, v = RNG(0).normal(size=(3, T, E))
@@ -275,6 +296,27 @@ def test_dropout_is_in_training_only(name):
     np.testing.assert_array_equal(module.eval()(x).data, plain(x).data)
 
 
+def test_a_block_drops_what_it_adds():
+    """Both halves add ones, of which some are gone and the others doubled."""
+    block = nn.TransformerBlock(E, H, rng=0, norm_first=True, dropout=0.5)
+    for linear in (block.attention.o, block.linear2):
+        linear.W.data, linear.b.data = np.zeros(linear.W.shape), np.ones(E)
+    x = RNG(0).normal(size=(20, 3, E))
+    np.testing.assert_array_equal(np.unique(np.round(block(x).data - x, 12)), [0.0, 2.0, 4.0])
+
+
+def test_a_block_drops_hidden_units():
+    """Eight hidden ones are summed to every feature: each sample has lost units of its own."""
+    block = nn.TransformerBlock(E, H, 8, rng=0, norm_first=True, dropout=0.5)
+    block.attention.o.W.data = np.zeros((E, E))
+    block.linear1.W.data, block.linear1.b.data = np.zeros((E, 8)), np.ones(8)
+    block.linear2.W.data = np.ones((8, E))
+    x = np.zeros((20, 1, E))
+    for sums in block(x).data[:, 0]:
+        assert len(np.unique(sums[sums != 0.0])) <= 1
+    assert len(np.unique(block(x).data)) > 4
+
+
 def test_inner_quantities_are_named():
     y = nn.TransformerBlock(E, H, rng=0)(np.ones((3, 2, E)))
     named = {(n.scope.path, n.label) for n in tb.topological_order(y) if n.label and not n.is_leaf}
@@ -319,5 +361,10 @@ def test_bad_input_is_named(call, message):
 def test_a_mask_of_numbers_is_refused():
     """PyTorch adds such a mask to the scores: 1.0 would mean nearly nothing there."""
     x = tb.Tensor(np.ones((3, 2)))
-    with pytest.raises(TypeError, match="mask: expected True where a query may read, got float64"):
+    message = "mask: expected True where something may be read, got float64"
+    with pytest.raises(TypeError, match=message):
         nn.attention_weights(x, x, np.ones((3, 3)))
+    x = tb.Tensor(np.ones((3, 1, E)))
+    for module in (nn.MultiHeadAttention(E, H, rng=0), nn.TransformerBlock(E, H, rng=0)):
+        with pytest.raises(TypeError, match=message):
+            module(x, mask=np.zeros((3, 3)), lengths=[2])

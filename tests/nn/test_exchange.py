@@ -114,6 +114,7 @@ def test_a_module_of_ones_own_has_the_names_of_its_attributes(torch):
             self.embedding = nn.Embedding(5, 3, rng=0)
             self.lstm = nn.LSTM(3, 4, rng=0)
             self.heads = [nn.Linear(4, 2, rng=0), nn.Linear(4, 1, rng=0)]
+            self.more = {"a": nn.LayerNorm(4)}
 
     class Theirs(torch.nn.Module):
         def __init__(self):
@@ -121,6 +122,7 @@ def test_a_module_of_ones_own_has_the_names_of_its_attributes(torch):
             self.embedding = torch.nn.Embedding(5, 3)
             self.lstm = torch.nn.LSTM(3, 4)
             self.heads = torch.nn.ModuleList([torch.nn.Linear(4, 2), torch.nn.Linear(4, 1)])
+            self.more = torch.nn.ModuleDict({"a": torch.nn.LayerNorm(4)})
 
     ours = nn.torch_state_dict(Ours())
     theirs = Theirs().state_dict()
@@ -173,10 +175,22 @@ def test_what_does_not_match_is_named_and_nothing_is_set(change, message):
 
 
 def test_what_torch_has_no_name_for_is_refused():
-    with pytest.raises(TypeError, match="RNN: PyTorch has no learned initial state"):
-        nn.torch_state_dict(nn.RNN(2, 3, rng=0, learn_initial_state=True))
-    with pytest.raises(TypeError, match="CharRNN: PyTorch has no name for 'V'"):
-        nn.torch_state_dict(nn.CharRNN(2, 3, rng=0))
+    class Scaled(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 3, rng=0)
+            self.scale = tb.Tensor(2.0)
+
+    refused = {
+        "'h0', 'c0'": nn.LSTM(2, 3, rng=0, learn_initial_state=True),
+        "'V', 'c'": nn.CharRNN(2, 3, rng=0),
+        "'scale'": Scaled(),
+        "'layers.0.P'": nn.Sequential(nn.PositionalEncoding(2, 3, learned=True, rng=0)),
+    }
+    for names, module in refused.items():
+        with pytest.raises(TypeError, match=rf"PyTorch has no names for \[{names}\]"):
+            nn.torch_state_dict(module)
+        with pytest.raises(TypeError, match="PyTorch has no names for"):
+            nn.load_torch_state_dict(module, {})
 
 
 def test_a_subclass_is_converted_as_its_class():

@@ -184,7 +184,14 @@ def test_modules_copy_and_pickle():
 
 @pytest.mark.parametrize(
     "model",
-    [nn.MLP([2, 3, 1], rng=0), nn.RNNCell(2, 3, rng=0), nn.CharRNN(2, 3, rng=0)],
+    [
+        nn.MLP([2, 3, 1], rng=0),
+        nn.RNNCell(2, 3, rng=0),
+        nn.CharRNN(2, 3, rng=0),
+        nn.LSTM(2, 3, rng=0, layers=2, bidirectional=True, dropout=0.5, learn_initial_state=True),
+        nn.GRU(2, 3, rng=0),
+        nn.Sequential(nn.Embedding(3, 4, rng=0), nn.TransformerBlock(4, 2, rng=0), "tanh"),
+    ],
     ids=lambda model: type(model).__name__,
 )
 def test_networks_pickle(model):

@@ -280,13 +280,40 @@ def test_lstm_names_its_gates():
         for node in tb.topological_order(states[-1][0])
         if node.scope.path.startswith("step(2)")
     }
-    assert {"z", "i", "f", "g", "o", "h(2)", "c(2)"} <= labels
+    assert {"z", "i", "f", "g", "o", "h(2)", "c(2)", "z_i", "z_f", "z_g", "z_o"} <= labels
+
+
+def test_the_gradient_of_an_lstm_is_the_textbooks():
+    """Every delta of one step by hand, from the gates, under the names of the derivation."""
+    cell = filled(nn.LSTMCell(2, 3, rng=0))
+    x, h0, c0, gh, gc = (RNG(i).normal(size=n) for i, n in enumerate([2, 3, 3, 3, 3]))
+    h, c = cell(x, (tb.Tensor(h0), tb.Tensor(c0)))
+    (tb.sum(h * gh) + tb.sum(c * gc)).backward()
+    node = {n.label: n for n in tb.topological_order(h)}
+    i, f, g, o = (node[name].data for name in "ifgo")
+    tanh_c = np.tanh(c.data)
+    delta_c = gc + gh * o * (1.0 - tanh_c**2)
+    deltas = {
+        "z_i": delta_c * g * i * (1.0 - i),
+        "z_f": delta_c * c0 * f * (1.0 - f),
+        "z_g": delta_c * i * (1.0 - g**2),
+        "z_o": gh * tanh_c * o * (1.0 - o),
+    }
+    for name, delta in deltas.items():
+        np.testing.assert_allclose(node[name].grad, delta, rtol=1e-12)
+    delta = np.concatenate(list(deltas.values()))
+    np.testing.assert_allclose(node["z"].grad, delta, rtol=1e-12)
+    np.testing.assert_allclose(cell.U.grad, np.outer(x, delta), rtol=1e-12)
+    np.testing.assert_allclose(cell.W.grad, np.outer(h0, delta), rtol=1e-12)
+    np.testing.assert_allclose(cell.b.grad, delta, rtol=1e-12)
 
 
 def test_gru_names_its_gates():
     cell = nn.GRUCell(2, 3, rng=0)
     h = nn.unroll(cell, np.ones((1, 1, 2)), cell.initial_state(1))[-1]
-    assert {"p", "q", "r", "z", "n", "h(1)"} <= {node.label for node in tb.topological_order(h)}
+    assert {"p", "q", "r", "z", "n", "h(1)", "s_r", "s_z", "s_n"} <= {
+        node.label for node in tb.topological_order(h)
+    }
 
 
 def test_lstm_remembers_at_first():

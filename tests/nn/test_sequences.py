@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 import tinygrad_bp as tb
 from tinygrad_bp import nn
@@ -101,6 +102,31 @@ def test_equals_torch(torch, kind, layers, bidirectional, unequal):
     same_gradients(layer, other)
 
 
+def test_an_rnn_of_rectifiers_equals_torch(torch):
+    layer = make("RNN", 2, activation="relu")
+    other = twin(torch, layer, nonlinearity="relu")
+    xs = RNG(2).normal(size=(5, 4, 3))
+    close(layer(xs)[0].data, other(torch.tensor(xs))[0].detach().numpy())
+
+
+def test_options_reach_the_cells():
+    assert all(cell.activation is tb.sigmoid for cell in make("RNN", 2, activation="sigmoid").cells)
+    lstm = nn.LSTM(3, 4, rng=0, layers=2, forget_bias=5.0, recurrent=nn.init.zeros)
+    for cell in lstm.cells:
+        np.testing.assert_array_equal(cell.b.data[4:8], 5.0)
+        assert not cell.W.data.any()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 9, 10, 17])
+def test_a_tracked_sequence_of_any_length_gets_its_gradient(steps):
+    layer = make("GRU")
+    x, g = RNG(0).normal(size=(steps, 2, 3)), RNG(1).normal(size=(steps, 2, 4))
+    whole, parts = tb.Tensor(x), [tb.Tensor(step) for step in x]
+    for sequence in (whole, parts):
+        tb.sum(layer(sequence)[0] * g).backward()
+    np.testing.assert_array_equal(whole.grad, [part.grad for part in parts])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_padding_never_contributes(kind, bidirectional):
@@ -124,6 +150,32 @@ def test_the_padding_never_contributes(kind, bidirectional):
         close(leaf.grad[: lengths[i], i], alone.grad)
         assert not leaf.grad[lengths[i] :, i].any()
     for g, p in zip(gradients, layer.parameters(), strict=True):
+        close(g, p.grad)
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    bidirectional=st.booleans(),
+    layers=st.integers(1, 2),
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    more=st.integers(0, 2),
+)
+@settings(max_examples=30, deadline=None)
+def test_sequences_of_any_lengths_are_each_as_if_alone(kind, bidirectional, layers, lengths, more):
+    layer = make(kind, layers, bidirectional, outputs="last")
+    sequences = [RNG(i).normal(size=(length, 3)) for i, length in enumerate(lengths)]
+    xs, _ = nn.pad_sequences(sequences, np.nan)
+    xs = np.concatenate([xs, np.full((more, len(lengths), 3), np.inf)])
+    outputs, _ = layer(xs, lengths=lengths)
+    weights = RNG(7).normal(size=outputs.shape)
+    tb.sum(outputs * weights).backward()
+    together = [p.grad for p in layer.parameters()]
+    layer.zero_grad()
+    for sequence, row, weight in zip(sequences, outputs.data, weights, strict=True):
+        alone, _ = layer(sequence)
+        close(row, alone.data)
+        tb.sum(alone * weight).backward()
+    for g, p in zip(together, layer.parameters(), strict=True):
         close(g, p.grad)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tinygrad_bp.array_rules import reshape, softmax, transpose
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import Linear, check_features
-from tinygrad_bp.nn.masks import Mask, causal_mask, padding_mask, zero_padding
+from tinygrad_bp.nn.masks import Mask, both, causal_mask, padding_mask, zero_padding
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.nn.regularization import Dropout
 from tinygrad_bp.rules import where
@@ -82,11 +82,10 @@ def scaled_dot_product_attention(
 
 def _allowed(mask: Any, causal: bool, shape: tuple[int, ...]) -> Mask | None:
     """Both conditions as one, in the shape of the scores."""
-    allowed = None
-    if mask is not None:
-        allowed = np.asarray(mask)
-        if allowed.dtype != bool:
-            raise TypeError(f"mask: expected True where a query may read, got {allowed.dtype}")
+    if causal and shape[-1] != shape[-2]:
+        raise ValueError(f"causal: expected as many keys as queries, got scores of {shape}")
+    allowed = both(mask, None)
+    if allowed is not None:
         try:
             allowed = np.broadcast_to(allowed, shape)
         except ValueError:
@@ -94,10 +93,7 @@ def _allowed(mask: Any, causal: bool, shape: tuple[int, ...]) -> Mask | None:
                 f"mask: expected a shape that broadcasts to {shape}, got {np.shape(mask)}"
             ) from None
     if causal:
-        if shape[-1] != shape[-2]:
-            raise ValueError(f"causal: expected as many keys as queries, got scores of {shape}")
-        before = causal_mask(shape[-1])
-        allowed = np.broadcast_to(before if allowed is None else allowed & before, shape)
+        allowed = both(allowed, causal_mask(shape[-1]))
     if allowed is not None and not allowed.any(-1).all():
         raise ValueError("mask: there is a query that may read nothing")
     return allowed
@@ -223,4 +219,4 @@ def _without_padding(query: Any, key: Any, value: Any, mask: Any, lengths: Any) 
     if value is not None:
         value = zero_padding(value, lengths)
     allowed = padding_mask(lengths, keys.shape[0])[:, None, None, :]
-    return query, key, value, allowed if mask is None else np.logical_and(mask, allowed)
+    return query, key, value, both(mask, allowed)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tinygrad_bp.nn.attention import MultiHeadAttention
 from tinygrad_bp.nn.embedding import Embedding
 from tinygrad_bp.nn.feedforward import MLP, Linear, Sequential
-from tinygrad_bp.nn.module import Module
+from tinygrad_bp.nn.module import Module, children
 from tinygrad_bp.nn.normalization import LayerNorm
 from tinygrad_bp.nn.recurrent import GRUCell, LSTMCell, RNNCell
 from tinygrad_bp.nn.sequences import RecurrentLayer
@@ -40,9 +40,16 @@ def torch_state_dict(module: Module) -> State:
         TypeError: a module has parameters of its own for which PyTorch has no name.
     """
     state: State = {}
+    converted = set()
     for prefix, part in _parts(module, ""):
-        for name, array in _CONVERSIONS[_kind(part)][0](part).items():
+        out, in_ = _CONVERSIONS[_kind(part)]
+        theirs = out(part)
+        converted |= {id(parameter) for parameter, _ in in_(part, theirs)}
+        for name, array in theirs.items():
             state[prefix + name] = np.array(array)
+    lost = [name for name, p in module.named_parameters() if id(p) not in converted]
+    if lost:
+        raise TypeError(f"{type(module).__name__}: PyTorch has no names for {lost}")
     return state
 
 
@@ -58,10 +65,8 @@ def load_torch_state_dict(module: Module, state: Mapping[str, Any]) -> None:
         ValueError: a name is missing or unknown, or a shape differs; then nothing is set.
     """
     expected = torch_state_dict(module)
-    missing, unknown = (
-        sorted(expected.keys() - state.keys()),
-        sorted(state.keys() - expected.keys()),
-    )
+    missing = sorted(expected.keys() - state.keys())
+    unknown = sorted(state.keys() - expected.keys())
     if missing or unknown:
         raise ValueError(f"state: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
     arrays = {name: as_array(_plain(state[name]), f"state[{name!r}]") for name in expected}
@@ -83,40 +88,31 @@ def _plain(x: Any) -> Any:
     return x.numpy() if hasattr(x, "numpy") else x
 
 
-def _kind(module: Module) -> type | None:
+def _kind(module: Any) -> type | None:
     """The class in the table of conversions that a module is of."""
     return next((kind for kind in type(module).__mro__ if kind in _CONVERSIONS), None)
 
 
-def _parts(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
+def _parts(module: Any, prefix: str) -> Iterator[tuple[str, Module]]:
     """The modules that have a conversion, with what PyTorch would write before their names."""
     if _kind(module) is not None:
         yield prefix, module
         return
-    for name, value in _children(module):
-        for i, part in enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]:
-            if isinstance(part, Module):
-                yield from _parts(part, prefix + (name if i is None else f"{name}.{i}") + ".")
-            elif getattr(part, "requires_grad", False):
-                raise TypeError(f"{type(module).__name__}: PyTorch has no name for {name!r}")
+    for name, part in _children(module):
+        if isinstance(part, (Module, list, tuple, dict)):
+            yield from _parts(part, f"{prefix}{name}.")
 
 
-def _children(module: Module) -> Iterator[tuple[str, Any]]:
-    """What a module consists of, under PyTorch's names."""
-    if isinstance(module, MLP):
-        for i, layer in enumerate(module.layers):
-            yield str(2 * i), layer
-        return
-    if isinstance(module, Sequential):
-        for i, part in enumerate(module.layers):
-            yield str(i), part
-        return
-    if isinstance(module, TransformerBlock):
-        yield "self_attn", module.attention
-        for name in ("linear1", "linear2", "norm1", "norm2"):
-            yield name, getattr(module, name)
-        return
-    yield from vars(module).items()
+def _children(x: Any) -> list[tuple[str, Any]]:
+    """What a module or a container consists of, under PyTorch's names."""
+    if isinstance(x, MLP):
+        return [(str(2 * i), layer) for i, layer in enumerate(x.layers)]
+    if isinstance(x, Sequential):
+        return children(x.layers)
+    if isinstance(x, TransformerBlock):
+        parts = {"self_attn": x.attention, "linear1": x.linear1, "linear2": x.linear2}
+        return children({**parts, "norm1": x.norm1, "norm2": x.norm2})
+    return children(x)
 
 
 # --- one conversion per kind of module ----------------------------------------------------------
@@ -157,8 +153,6 @@ def _cell_in(cell: Any, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def _layer_cells(layer: Any) -> Iterator[tuple[str, Any]]:
-    if getattr(layer, f"{layer.parts[0]}0") is not None:
-        raise TypeError(f"{type(layer).__name__}: PyTorch has no learned initial state")
     for cells, suffix in ((layer.cells, ""), (layer.reverse_cells, "_reverse")):
         for i, cell in enumerate(cells):
             yield f"_l{i}{suffix}", cell

@@ -90,6 +90,21 @@ def zero_padding(x: Any, lengths: Any) -> Any:
     return masked(padding_mask(lengths, x.shape[0], x.shape[1:2]).T[:, :, None], x, 0.0)
 
 
+def both(mask: Any, other: Mask | None) -> Mask | None:
+    """True where both masks are; None stands for one that is True everywhere.
+
+    Raises:
+        TypeError: the first, a user's, is not of truth values. (PyTorch adds masks of numbers to
+            the scores: there 0 lets through what -inf holds back.)
+    """
+    if mask is None:
+        return other
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        raise TypeError(f"mask: expected True where something may be read, got {mask.dtype}")
+    return mask if other is None else mask & other  # type: ignore[no-any-return]
+
+
 def masked(mask: Mask | None, x: Any, other: float) -> Any:
     """x where the mask is True (everywhere, if there is none), and the other number elsewhere."""
     if mask is None:

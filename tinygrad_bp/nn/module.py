@@ -128,7 +128,7 @@ class Module:
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
 
-def _children(x: Any) -> list[tuple[str, Any]]:
+def children(x: Any) -> list[tuple[str, Any]]:
     """What a module or a container holds, with names."""
     if isinstance(x, Module):
         return list(vars(x).items())
@@ -140,13 +140,13 @@ def _children(x: Any) -> list[tuple[str, Any]]:
 
 
 def _modules(x: Any, seen: set[int]) -> Iterator[Module]:
-    children = _children(x)
-    if (not children and not isinstance(x, Module)) or id(x) in seen:
+    parts = children(x)
+    if (not parts and not isinstance(x, Module)) or id(x) in seen:
         return
     seen.add(id(x))
     if isinstance(x, Module):
         yield x
-    for _, value in children:
+    for _, value in parts:
         yield from _modules(value, seen)
 
 
@@ -159,11 +159,11 @@ def _leaves(x: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Parameter]
         if x.is_leaf:
             yield name, x
         return
-    children = _children(x)
-    if not children:
+    parts = children(x)
+    if not parts:
         return
     seen.add(id(x))
-    for key, value in children:
+    for key, value in parts:
         yield from _leaves(value, f"{name}.{key}" if name else key, seen)
 
 

@@ -123,10 +123,10 @@ class LSTMCell(Module):
             raise ValueError(f"LSTMCell: h has shape {tuple(h.shape)}, c {tuple(c.shape)}")
         H = self.W.shape[0]
         z = named(linear(x, self.U, self.b) + h @ self.W, "z")
-        i = named(sigmoid(z[..., :H]), "i")
-        f = named(sigmoid(z[..., H : 2 * H]), "f")
-        g = named(tanh(z[..., 2 * H : 3 * H]), "g")
-        o = named(sigmoid(z[..., 3 * H :]), "o")
+        i = named(sigmoid(named(z[..., :H], "z_i")), "i")
+        f = named(sigmoid(named(z[..., H : 2 * H], "z_f")), "f")
+        g = named(tanh(named(z[..., 2 * H : 3 * H], "z_g")), "g")
+        o = named(sigmoid(named(z[..., 3 * H :], "z_o")), "o")
         c = named(f * c + i * g, "c")
         return named(o * tanh(c), "h"), c
 
@@ -138,13 +138,13 @@ class LSTMCell(Module):
 class GRUCell(Module):
     """The gated recurrent unit: a state that is partly kept and partly replaced.
 
-        r = sigmoid(x(t) U_r + h(t-1) W_r + b_r),
-        z = sigmoid(x(t) U_z + h(t-1) W_z + b_z),
-        n = tanh(x(t) U_n + b_n + r (h(t-1) W_n + d)),
+        r = sigmoid(s_r), s_r = x(t) U_r + h(t-1) W_r + b_r,
+        z = sigmoid(s_z), s_z = x(t) U_z + h(t-1) W_z + b_z,
+        n = tanh(s_n), s_n = x(t) U_n + b_n + r (h(t-1) W_n + d),
         h(t) = (1 - z) n + z h(t-1)
 
     (Cho et al. 2014; with the reset gate r behind the product with W_n, which has a bias d of its
-    own, as in PyTorch and cuDNN). r, z and n are named, as are `p = x U + b` and `q = h W`.
+    own, as in PyTorch and cuDNN). All of these are named, as are `p = x U + b` and `q = h W`.
 
     Args:
         inputs, hidden: the numbers of features of the input and of the state.
@@ -183,10 +183,11 @@ class GRUCell(Module):
         H = self.W.shape[0]
         p = named(linear(x, self.U, self.b), "p")
         q = named(h @ self.W, "q")
-        s = p + q  # of n, each is needed on its own
-        r = named(sigmoid(s[..., :H]), "r")
-        z = named(sigmoid(s[..., H : 2 * H]), "z")
-        n = named(tanh(p[..., 2 * H :] + r * (q[..., 2 * H :] + self.d)), "n")
+        s = p + q  # for the gates; of n, each is needed on its own
+        r = named(sigmoid(named(s[..., :H], "s_r")), "r")
+        z = named(sigmoid(named(s[..., H : 2 * H], "s_z")), "z")
+        s_n = p[..., 2 * H :] + r * (q[..., 2 * H :] + self.d)
+        n = named(tanh(named(s_n, "s_n")), "n")
         return named((1.0 - z) * n + z * h, "h")
 
     def initial_state(self, *batch: int) -> Any:

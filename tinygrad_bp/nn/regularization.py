@@ -27,7 +27,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | int) -> None:
-        if not isinstance(p, (int, float)) or not 0.0 <= p < 1.0:
+        if not isinstance(p, (int, float, np.floating)) or not 0.0 <= p < 1.0:
             raise ValueError(f"p: expected a probability in [0, 1), got {p!r}")
         self.p = float(p)
         self.rng = init.generator(rng)

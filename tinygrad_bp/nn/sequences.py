@@ -8,6 +8,7 @@ gradient, be it nan.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -106,7 +107,8 @@ class RecurrentLayer(Module):
             state: before the first step, of shape (layers · directions, batch, hidden), with the
                 directions of a layer next to each other; of an LSTM the pair (h, c) of these. If
                 not given, the learned one, or zeros.
-            lengths: how many steps of each sequence count, shape (batch,); all, if not given.
+            lengths: how many steps of each sequence count, shape (batch,); all, if not given. Plain
+                numbers: a compiled function is recorded for these lengths.
 
         Returns:
             The outputs, (time, batch, directions · hidden), zero past a sequence's end; or without
@@ -209,7 +211,20 @@ def _steps(xs: Any) -> tuple[list[Any], tuple[int, ...]]:
         )
     if 0 in shape:
         raise ValueError(f"xs: expected at least one step, sample and feature, got shape {shape}")
-    return [xs[t] for t in range(shape[0])], shape[1:-1]
+    return _cut(xs, shape[0]), shape[1:-1]
+
+
+def _cut(xs: Any, steps: int) -> list[Any]:
+    """xs[0], xs[1], ...
+
+    The gradient of a slice is as large as what it was cut from. Cut into blocks first and these
+    into steps, all of them together cost as √steps times that of xs, and not steps times.
+    """
+    if isinstance(xs, (list, tuple)) or not getattr(xs, "requires_grad", False):
+        return [xs[t] for t in range(steps)]
+    size = math.isqrt(steps)
+    blocks = [xs[t : t + size] for t in range(0, steps, size)]
+    return [block[t] for block in blocks for t in range(block.shape[0])]
 
 
 def _masks(lengths: Any, steps: int, batch: tuple[int, ...]) -> list[Mask | None]:

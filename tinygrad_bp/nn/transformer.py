@@ -9,7 +9,7 @@ import numpy as np
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.attention import MultiHeadAttention
 from tinygrad_bp.nn.feedforward import Activation, Linear, activation_of
-from tinygrad_bp.nn.masks import padding_mask, zero_padding
+from tinygrad_bp.nn.masks import both, padding_mask, zero_padding
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.nn.normalization import LayerNorm
 from tinygrad_bp.nn.regularization import Dropout
@@ -86,8 +86,7 @@ class TransformerBlock(Module):
         """
         if lengths is not None:
             x = zero_padding(x, lengths)
-            allowed = padding_mask(lengths, x.shape[0])[:, None, None, :]
-            mask = allowed if mask is None else np.logical_and(mask, allowed)
+            mask = both(mask, padding_mask(lengths, x.shape[0])[:, None, None, :])
 
         def attend(x: Any) -> Any:
             return self.attention(x, mask=mask, causal=causal)
