@@ -496,6 +496,25 @@ def test_a_damaged_checkpoint_is_refused_and_changes_nothing(file, name):
     assert sequence.last_epoch == 0
 
 
+def test_a_checkpoint_that_cannot_be_written_is_known_before_anything_is_trained(file):
+    folder = file.parent / "nowhere"
+    calls = []
+    with pytest.raises(ValueError, match=f"there is no folder {folder}"):
+        train(folder / "run.ckpt", False, callbacks=[calls.append])
+    assert not calls
+    assert not list(file.parent.iterdir())
+
+
+def test_a_validation_loss_that_is_none():
+    x, y = problem(4)
+    model, losses = network(), iter([1.0, math.nan])
+    with pytest.raises(FloatingPointError, match="validation loss: after epoch 1, it is nan"):
+        fit(
+            model, (x, y), lambda o, y: nn.cross_entropy(o, y) * next(losses),
+            optim.SGD(model.parameters(), 0.1), epochs=1, rng=0, validation=(x, y),
+        )  # fmt: skip
+
+
 def test_parameters_that_would_not_be_saved_are_refused(file):
     model, stranger = network(), tb.Tensor([1.0])
     with pytest.raises(ValueError, match="moves parameters that the model lacks"):
@@ -540,6 +559,11 @@ LEAF = tb.Tensor([1.0])
             ValueError,
             "expected 'min' or 'max', got 'least'",
         ),
+        (
+            {"scheduler": optim.StepLR(optim.SGD([LEAF], 0.1), 1)},
+            ValueError,
+            "of the optimizer tha",
+        ),
         ({"scheduler_per": "step"}, ValueError, "scheduler_per: expected 'epoch' or 'batch'"),
         ({"data": (X, Y + 1)}, ValueError, "2"),  # cross_entropy names the class
         ({"loss": lambda o, y: o}, ValueError, "loss: expected a single number"),
@@ -547,7 +571,7 @@ LEAF = tb.Tensor([1.0])
         (
             {"loss": lambda o, y: nn.cross_entropy(o, y) * np.inf},
             FloatingPointError,
-            "loss: it is inf in epoch 1, batch 1 of 1",
+            "loss: in epoch 1, batch 1 of 1, it is inf; with detect_anomaly",
         ),
     ],
 )

@@ -128,7 +128,7 @@ def read_checkpoint(path: Path_, run: Run, settings: Settings) -> None:
 
 
 def _compare_settings(found: Any, settings: Settings) -> None:
-    here = json.loads(json.dumps(settings))
+    here = json.loads(json.dumps(settings, default=_plain))
     for name, value in here.items():
         if found[name] != value:
             if name in ("data", "validation"):

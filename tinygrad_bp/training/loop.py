@@ -169,7 +169,7 @@ def fit(
         >>> bool(history["loss"][-1] < 0.1)
         True
     """
-    check_trained(model, optimizer, compiled)
+    check_trained(model, optimizer, scheduler, compiled)
     check_count(epochs, "epochs", 0)
     plan = Plan(
         data=arrays_of(data, "data"),
@@ -228,6 +228,8 @@ class _Loop:
                     f"checkpoint: {path} is there; resume=True goes on from it, or move it away"
                 )
             read_checkpoint(path, run, settings)
+        else:  # whatever may be wrong with it is better known now than after an epoch
+            write_checkpoint(path, run, settings)
         self.save = lambda: write_checkpoint(path, run, settings)
         self.save_every = every or math.inf
 
@@ -278,22 +280,25 @@ class _Loop:
         """The loss of a batch; its gradient goes to the parameters."""
         if self.step is not None:
             number = _number(self.step.backward(self.run.model, *batch))
-            self._check_finite(number)
+            self._check_finite(number, self._place)
             return number
         node = self.plan.loss(self.run.model(*batch[:-1]), batch[-1])
         number = _number(node)
-        self._check_finite(number)
+        self._check_finite(number, self._place)
         if not isinstance(node, (Tensor, Values, Value)):
             raise TypeError(f"loss: expected a Value or a Tensor, got {type(node).__name__}")
         node.backward(leaves_only=True)
         return number
 
-    def _check_finite(self, number: float, what: str = "loss") -> None:
+    @property
+    def _place(self) -> str:
+        run = self.run
+        return f"loss: in epoch {run.epoch + 1}, batch {run.batch + 1} of {self.plan.batches}"
+
+    def _check_finite(self, number: float, place: str) -> None:
         if not math.isfinite(number):
-            run = self.run
             raise FloatingPointError(
-                f"{what}: it is {number} in epoch {run.epoch + 1}, batch {run.batch + 1} of "
-                f"{self.plan.batches}; with detect_anomaly() the operation is named"
+                f"{place}, it is {number}; with detect_anomaly() the operation is named"
             )
 
     def _record(self) -> None:
@@ -335,7 +340,7 @@ class _Loop:
                 total += _number(plan.loss(output, batch[-1])) * len(batch[-1])
                 if plan.metrics:
                     outputs.append(_outputs(output, len(batch[-1])))
-        self._check_finite(total, "validation loss")
+        self._check_finite(total, f"validation loss: after epoch {self.run.epoch + 1}")
         numbers = {"val_loss": total / len(data[0])}
         for name, metric in plan.metrics.items():
             numbers[f"val_{name}"] = float(metric(np.concatenate(outputs), data[-1]))

@@ -50,12 +50,14 @@ class Plan(NamedTuple):
         return ["loss", "lr", *(f"val_{name}" for name in validated)]
 
 
-def check_trained(model: Any, optimizer: Any, compiled: bool) -> None:
+def check_trained(model: Any, optimizer: Any, scheduler: Any, compiled: bool) -> None:
     """Look at who is to be trained, and by whom."""
     if not isinstance(model, Module):
         raise TypeError(f"model: expected a Module, got {type(model).__name__}")
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+    if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
+        raise ValueError("scheduler: expected a schedule of the optimizer that is given")
     if compiled and any(isinstance(m, Dropout) and m.p > 0.0 for m in model.modules()):
         raise ValueError("compiled: a record would leave out the same numbers at every step")
 
