@@ -154,6 +154,8 @@ def test_states_of_several_parts(kind):
         assert np.ravel(a.grad)[0] == pytest.approx(by_a, rel=1e-13)
         assert np.ravel(b.grad)[0] == pytest.approx(by_b, rel=1e-13)
         h, carried = update.state
+        if kind == "tensors":
+            assert (h.label, carried.label, h.scope.path) == (f"h({T})", f"c({T})", f"step({T})")
         assert np.ravel(carried.data)[0] == pytest.approx(c[T], rel=1e-14)
         assert np.ravel(h.data)[0] == pytest.approx(0.3 * c[T], rel=1e-14)
         a.zero_grad()

@@ -154,8 +154,9 @@ def _run(t: int, cell: Cell, x: Any, before: tuple[Any, ...], loss: Loss, y: Any
     after = state if isinstance(state, tuple) else (state,)
     if len(after) != len(before):
         raise ValueError(f"cell: expected a state of {len(before)} parts, got {len(after)}")
-    if isinstance(after[0], _NODES):
-        named(after[0], f"h({t})")
+    for part, name in zip(after, ("h", "c"), strict=False):  # as `unroll` names them
+        if isinstance(part, _NODES):
+            named(part, f"{name}({t})")
     return _Step(t, before, after, loss(state, y))
 
 
