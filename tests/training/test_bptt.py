@@ -238,6 +238,7 @@ ARGUMENTS = {
         ({"k2": 4}, "k2: expected at most the sequence's 3, got 4"),
         ({"k1": 4}, "k1: expected at most the sequence's 3, got 4"),
         ({"sequence": []}, "k1: expected at most the sequence's 0, got 1"),
+        ({"state": (0.0,)}, "state: expected a tuple of two parts or more, got 1"),
         ({"targets": [0.0]}, "targets: expected one for each of 3 steps, got 1"),
     ],
 )
@@ -268,3 +269,8 @@ def test_bad_arguments_are_refused_at_once(change, message):
 def test_what_goes_wrong_on_the_way(change, error, message):
     with pytest.raises(error, match=message):
         list(truncated_bptt(**{**ARGUMENTS, **change}))
+
+
+def test_where_nothing_is_recorded_it_says_so():
+    with tb.no_grad(), pytest.raises(ValueError, match="under no_grad"):
+        truncated_bptt(**ARGUMENTS)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tinygrad_bp import array_rules
 from tinygrad_bp.nn.module import named
-from tinygrad_bp.recording import call_in_scope, no_grad
+from tinygrad_bp.recording import call_in_scope, is_grad_enabled, no_grad
 from tinygrad_bp.scalars import Values, values
 from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.value import Value
@@ -94,7 +94,8 @@ def truncated_bptt(
 
     Raises:
         ValueError: k1 or k2 is not a positive integer, or larger than the sequence is long; there
-            are more inputs than targets, or fewer; a loss is not a single number.
+            are more inputs than targets, or fewer; a loss is not a single number; nothing is being
+            recorded.
         FloatingPointError: a loss is nan or infinite. No gradient was added for it.
 
     Example:
@@ -121,6 +122,10 @@ def truncated_bptt(
     if isinstance(sequence, Sized) and isinstance(targets, Sized):
         _same_length(len(sequence), len(targets))
     parts = state if isinstance(state, tuple) else (state,)
+    if isinstance(state, tuple) and len(state) < 2:
+        raise ValueError(f"state: expected a tuple of two parts or more, got {len(state)}")
+    if not is_grad_enabled():
+        raise ValueError("truncated_bptt: under no_grad() there is nothing to back-propagate")
     return _updates(cell, sequence, int(k1), int(k2), targets, loss, parts)
 
 
@@ -212,9 +217,9 @@ def _leaf(h: Any) -> Any:
     """A new leaf of the same numbers, where a gradient comes out."""
     if isinstance(h, Values):
         return values(h.data)
-    return (
-        type(h)(h.data) if isinstance(h, Tensor) else Value(h.data) if isinstance(h, Value) else h
-    )
+    if isinstance(h, Tensor):
+        return Tensor(h.data)
+    return Value(h.data) if isinstance(h, Value) else h
 
 
 def _constants(parts: tuple[Any, ...]) -> tuple[Any, ...]:
