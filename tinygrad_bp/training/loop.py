@@ -126,7 +126,8 @@ def fit(
     Args:
         model: the module to train. It is in training mode meanwhile, but for the validation.
         data: arrays (x, y), or several inputs and the target last, (x1, x2, y): samples along the
-            first axis of each. Floats must be finite; integers are indices and classes.
+            first axis of each (a recurrent layer wants time there: let the model transpose).
+            Floats must be finite; integers are indices and classes.
         loss: a function of the model's output and a batch of targets that gives a single number,
             such as `nn.cross_entropy`. The output is `model(x)`, or `model(x1, x2)`.
         optimizer: moves the parameters.
