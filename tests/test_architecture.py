@@ -15,7 +15,7 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [
-    {"recording", "hooks", "files"},
+    {"recording", "hooks", "text", "files"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
     {"operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
     {"differentiable", "series"},
@@ -25,6 +25,7 @@ LAYERS = [
         "containers",
         "evaluation",
         "calculus",
+        "checkpointing",
         "check",
         "custom",
         "debugging",
@@ -43,7 +44,7 @@ ENGINES = {
     "replay.scalar_numba": {"numba"},
     "replay.jax_engine": {"jax"},
 }
-NO_NUMPY = {"recording", "hooks", "graph", "rules", "floats", "value"}
+NO_NUMPY = {"recording", "hooks", "text", "graph", "rules", "floats", "value"}
 ONLY_WHEN_ASKED_FOR = {
     "graphviz",
     "pygraphviz",

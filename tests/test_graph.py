@@ -102,11 +102,13 @@ def test_order_of_random_graphs(case):
         assert all(a is b for a, b in zip(order, again, strict=True))
 
 
-def test_order_is_depth_first_from_left_to_right():
-    a, b, c = leaves(1.0, 2.0, 3.0)
+def test_order_is_that_in_which_the_nodes_were_made():
+    a, b = leaves(1.0, 2.0)
     ab = a * b
+    (c,) = leaves(3.0)
     ca = c * a
-    root = ab + ca
+    a * c  # of which the root knows nothing
+    root = ca + ab
     expected = [a, b, ab, c, ca, root]
     assert [id(node) for node in topological_order(root)] == [id(node) for node in expected]
 

@@ -61,6 +61,7 @@ from tinygrad_bp.check import (
     GradientReport as GradientReport,
     check_gradients as check_gradients,
 )
+from tinygrad_bp.checkpointing import checkpoint as checkpoint
 from tinygrad_bp.counting import (
     Counts as Counts,
     count_operations as count_operations,

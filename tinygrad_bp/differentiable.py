@@ -8,7 +8,7 @@ the sweep of `graph` runs over it as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from tinygrad_bp import array_rules, arrays, floats
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.derivatives import Elementwise
-from tinygrad_bp.graph import MORE, Node, gradients, topological_order
+from tinygrad_bp.graph import MORE, Node, Segment, born, gradients, topological_order
 from tinygrad_bp.recording import enable_grad
 from tinygrad_bp.rules import RULES, Rule
 from tinygrad_bp.tensor import Tensor
@@ -119,7 +119,7 @@ def _linked_again(
     this serves, with the recorded derivatives, also to sweep a part of a graph.
     """
     twins: dict[Node, Node] = {variable: _Twin(variable) for variable in variables}
-    for node in order:
+    for node in _unfolded(order, twins):
         if node in twins or not any(parent in twins for parent in node.parents):
             continue
         if create_graph:
@@ -140,12 +140,28 @@ def _linked_again(
     return twins
 
 
+def _unfolded(order: Sequence[Node], twins: dict[Node, Node]) -> Iterator[Node]:
+    """The nodes, and in the place of a segment those of its second run, kept for good."""
+    inside: dict[Node, list[Node]] = {}
+    for node in order:
+        if isinstance(node, Segment):
+            nodes, inside[node] = node.kept()
+            yield from _unfolded(nodes, twins)
+        elif isinstance(node.x, Segment):
+            result = inside[node.x][node.dx.i]
+            if result in twins:
+                twins[node] = twins[result]
+        else:
+            yield node
+
+
 class _Twin(Node):
     """A node that stands in for another in a sweep."""
 
     __slots__ = ("original",)
 
     def __init__(self, node: Node) -> None:
+        self._birth = born()
         self.original: Any = node
         self._grad, self._place, self.rule = None, node._place, None
         self.x = self.dx = self.y = self.dy = None

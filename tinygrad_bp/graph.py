@@ -9,11 +9,14 @@ that can be multiplied by a gradient, and gradients are anything that can be add
 Why an order is needed. In `b = a + a; c = b + b`, node `b` is used twice. A sweep that walks from
 `c` to `b` and straight on to `a`, once per use, hands on `b`'s gradient before it is complete, or
 hands it on twice. Visiting every node once, after all of its consumers, is right for every graph,
-and costs one visit per edge however many paths there are.
+and costs one visit per edge however many paths there are. The order in which the nodes were made
+is such an order, since operands exist before results: the sweep is the program run backwards.
 """
 
 from __future__ import annotations
 
+import itertools
+import operator
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -41,6 +44,9 @@ class _Mark:
 UNTRACKED: Any = _Mark("untracked")  # the rule of a node that no gradient reaches
 MORE: Any = _Mark("more")  # the second local derivative of a node with three operands or more
 
+# The number of the next node. It is one call into C, so threads can share it.
+born = itertools.count().__next__
+
 
 class Node:
     """One value of a computation, with the operation it came from.
@@ -56,8 +62,9 @@ class Node:
     `operands`, `locals` and `parents`.
     """
 
-    __slots__ = ("__weakref__", "_grad", "_place", "dx", "dy", "rule", "x", "y")
+    __slots__ = ("__weakref__", "_birth", "_grad", "_place", "dx", "dy", "rule", "x", "y")
 
+    _birth: int
     _grad: Any
     _place: Scope | Label
     rule: Any
@@ -171,53 +178,43 @@ class Node:
 # --- the order ----------------------------------------------------------------------------------
 
 
+_birth_of = operator.attrgetter("_birth")
+
+
 def topological_order(root: Node) -> list[Node]:
     """All nodes that a gradient of `root` reaches, every node after the nodes it was computed from.
 
-    Depth-first, operands from left to right, so the order depends on the graph alone. Iterative,
-    and linear in the number of edges: no graph is too deep. The root comes last.
+    It is the order in which they were made. The search for them is iterative, so no graph is too
+    deep, and visits each edge once. The root comes last.
     """
     return _search(root)[0]
 
 
 def _search(root: Node) -> tuple[list[Node], dict[Node, Any]]:
     """The topological order, and a dict with every node of it as key (of value None)."""
-    order: list[Node] = []
     found: dict[Node, Any] = {root: None}
-    path: list[Node] = []  # from the root to the node we are at
-    unseen_of: dict[Node, Iterator[tuple[Any, Any]]] = {}
-    place, push, pop = order.append, path.append, path.pop
-    node = root
-    while True:
+    unvisited = [root]
+    push, pop = unvisited.append, unvisited.pop
+    while unvisited:
+        node = pop()
         if node.dx is not None:
             x = node.x
             if x not in found:
-                push(node)
                 found[x] = None
-                node = x
-                continue
-        if node.dy is not None:
-            if node.dy is MORE:
-                # Each operand is looked at once: the iterator is kept while we are below.
-                pairs = unseen_of.get(node)
-                if pairs is None:
-                    pairs = unseen_of[node] = iter(node.y)
-                for x, local in pairs:
-                    if local is not None and x not in found:
-                        break
-                else:
-                    x = None
+                push(x)
+        dy = node.dy
+        if dy is not None:
+            if dy is MORE:
+                for y, local in node.y:
+                    if local is not None and y not in found:
+                        found[y] = None
+                        push(y)
             else:
-                x = node.y if node.y not in found else None
-            if x is not None:
-                push(node)
-                found[x] = None
-                node = x
-                continue
-        place(node)
-        if not path:
-            return order, found
-        node = pop()
+                y = node.y
+                if y not in found:
+                    found[y] = None
+                    push(y)
+    return sorted(found, key=_birth_of), found
 
 
 # --- the sweep ----------------------------------------------------------------------------------
@@ -239,28 +236,42 @@ class Step(NamedTuple):
     edges: tuple[Edge, ...]
 
 
-_Flight = tuple[dict[Node, Any], list[Node]]
+class Segment(Node):
+    """A part of the computation that was not kept: it is run again when the sweep comes to it.
+
+    Its operands are the older nodes that the part was computed from. What is computed from its
+    results hands it their gradients, gathered in whatever `again` understands.
+    """
+
+    __slots__ = ()
+
+    def again(self, gradients: Any) -> tuple[list[Node], dict[Node, Any]]:
+        """Run it again: its nodes, the older ones first, and the gradients of its results."""
+        raise NotImplementedError
+
+    def kept(self) -> tuple[list[Node], list[Node]]:
+        """Run it again for others to keep: its nodes, the older ones first, and its results."""
+        raise NotImplementedError
+
+
+_Flight = dict[Node, Any]
 
 
 def _walk(
-    root: Node,
-    seed: Any,
-    watched: bool,
-    leaves_only: bool = False,
-    order: list[Node] | None = None,
-) -> Generator[Step, None, _Flight]:
-    """The backward sweep. Returns every node's gradient, and the leaves; writes to no node.
+    order: list[Node], flight: _Flight, watched: bool, leaves_only: bool = False
+) -> Generator[Step, None, list[Node]]:
+    """The backward sweep over nodes in topological order. Returns the leaves; writes to no node.
 
-    Watched, it stops at every node to show it. Unwatched, it never yields, and so loses no time.
+    `flight` holds the gradients on their way: at first those to start from, and None for all other
+    nodes; in the end every node's. Watched, the sweep stops at every node to show it. Unwatched, it
+    never yields, and so loses no time.
     """
-    if order is None:
-        order, flight = _search(root)
-    else:
-        flight = dict.fromkeys(order)
-    flight[root] = seed
     leaves: list[Node] = []
     for node in reversed(order):
         g = flight[node]
+        if g is None:  # it led to a result of a segment that nobody used
+            del flight[node]
+            continue
         if any_hooks and type(node._place) is Label:
             g = flight[node] = hooked(node, g)
         dx, dy = node.dx, node.dy
@@ -271,6 +282,12 @@ def _walk(
             flight[x] = cx if sofar is None else sofar + cx
         if dy is not None:
             if dy is MORE:
+                if isinstance(node, Segment):
+                    del flight[node]
+                    nodes, gradients = node.again(g)
+                    flight |= dict.fromkeys(nodes) | gradients
+                    yield from _walk(nodes, flight, watched, leaves_only=True)
+                    continue
                 cy = []
                 for y, local in node.y:
                     c = None
@@ -288,12 +305,12 @@ def _walk(
             leaves.append(node)
         if leaves_only and node.rule is not None:
             del flight[node]  # and so its memory, which the next gradients can use again
-        if watched:
+        if watched and not isinstance(node.x, Segment):  # the segment's own nodes will be shown
             shares = (cx if dx is not None else None,)
             shares += tuple(cy) if dy is MORE else (cy if dy is not None else None,)
             edges = zip(node.operands, node.locals, shares, strict=False)
             yield Step(node, g, tuple(Edge(*edge) for edge in edges if edge[1] is not None))
-    return flight, leaves
+    return leaves
 
 
 def sweep(root: Node, gradient: Any = None) -> Iterator[Step]:
@@ -310,8 +327,10 @@ def sweep(root: Node, gradient: Any = None) -> Iterator[Step]:
     Raises:
         ValueError: root does not require a gradient, or the gradient does not fit it.
     """
-    steps = _walk(root, _checked_seed(root, gradient), watched=True)
-    return _each(steps, root)
+    seed = _checked_seed(root, gradient)
+    order, flight = _search(root)
+    flight[root] = seed
+    return _each(_walk(order, flight, watched=True), root)
 
 
 def _each(steps: Iterator[Step], root: Node) -> Iterator[Step]:
@@ -344,16 +363,24 @@ def gradients(
     return [flight.get(variable) for variable in variables]
 
 
-def _swept(root: Node, seed: Any, leaves_only: bool, order: list[Node] | None = None) -> _Flight:
-    """The whole sweep at once, under the eyes of those who look on."""
+def _swept(
+    root: Node, seed: Any, leaves_only: bool, order: list[Node] | None = None
+) -> tuple[_Flight, list[Node]]:
+    """The whole sweep at once, under the eyes of those who look on: gradients, and the leaves."""
+    flight: _Flight
+    if order is None:
+        order, flight = _search(root)
+    else:
+        flight = dict.fromkeys(order)
+    flight[root] = seed
     observers = observers_of(current_state())
-    steps = _walk(root, seed, bool(observers), leaves_only, order)
+    steps = _walk(order, flight, bool(observers), leaves_only)
     reached: set[Node] = set()
     try:
         while True:
             _tell(observers, next(steps), reached)
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return flight, end.value
 
 
 def _tell(observers: Sequence[Observer], step: Step, reached: set[Node]) -> None:

@@ -298,6 +298,18 @@ class scope(_Block):
         return None if outer is None else Scope(self.name, self.index, outer)
 
 
+class resumed(_Block):
+    """Nodes made within this block belong to a scope that has been left before."""
+
+    __slots__ = ("scope",)
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    def _scope(self, outer: Scope | None) -> Scope | None:
+        return self.scope
+
+
 def call_in_scope(
     name: str, index: int | None, function: Callable[..., Any], args: Any, kwargs: Any
 ) -> Any:

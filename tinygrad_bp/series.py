@@ -28,7 +28,7 @@ from tinygrad_bp import array_rules, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import read_only
 from tinygrad_bp.differentiable import fitted, gradients_of, operations
-from tinygrad_bp.graph import UNTRACKED, Node
+from tinygrad_bp.graph import UNTRACKED, Node, born
 from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, current_state, enable_grad, is_grad_enabled, resolve
 from tinygrad_bp.rules import Rule
@@ -156,6 +156,7 @@ def series(
     else:
         x = object.__new__(SeriesTensor)
         x._array, x._holders, x._own_grad = first._array, _EXPOSED, None
+    x._birth = born()
     x._grad, x._place, x.rule = None, resolve(current_state()) or ROOT, UNTRACKED
     x.x = x.dx = x.y = x.dy = None
     x.coefficients, x.order, x.tag, x._more = list(coefficients), order, tag, more

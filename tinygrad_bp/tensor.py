@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
-from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
+from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born
 from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
 from tinygrad_bp.recording import (
     ROOT,
@@ -294,11 +294,17 @@ def _typed(data: list[Any]) -> list[Any]:
 def _node(rule: Any, x: Any, dx: Any, y: Any, dy: Any, result: Any, scope: Scope) -> Tensor:
     node: Tensor = object.__new__(Tensor)
     node._array = result if isinstance(result, np.ndarray) else np.asarray(result)
+    node._birth = born()
     node._holders = _RECORDED
     node._grad = node._own_grad = None
     node._place, node.rule = scope, rule
     node.x, node.dx, node.y, node.dy = x, dx, y, dy
     return node
+
+
+def result_of(rule: Any, x: Node, dx: Any, data: Array, scope: Scope) -> Tensor:
+    """A Tensor that is the result of an operation with one operand."""
+    return _node(rule, x, dx, None, None, data, scope)
 
 
 def _untracked(result: Any) -> Tensor:
@@ -445,6 +451,7 @@ class Tensor(Node):
             self.label = label
 
     def _become_leaf(self, array: Array, requires_grad: bool) -> None:
+        self._birth = born()
         self._array = array
         self._holders = _PRIVATE
         self._grad = self._own_grad = None

@@ -8,6 +8,7 @@ the mathematics is in `rules`, the chain rule in `graph`.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from importlib import import_module
@@ -15,7 +16,7 @@ from numbers import Real
 from typing import Any
 
 from tinygrad_bp import floats, rules
-from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward
+from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born
 from tinygrad_bp.recording import ROOT, Scope, current_state, observers_of, resolve, tell_read
 from tinygrad_bp.rules import Rule
 
@@ -74,6 +75,7 @@ def _unary(rule: Rule) -> Callable[[Value], Any]:
         if dx - dx != 0.0:
             dx = _Unbounded(dx)
         node = _Result()
+        node._birth = born()
         node._data, node._grad, node._place, node.rule = z, None, state, rule
         node.x, node.dx, node.y, node.dy = x, dx, None, None
         return node
@@ -85,9 +87,11 @@ def _binary(rule: Rule) -> Callable[[Value, Any], Any]:
     """The operation of two operands, the first of which is a Value.
 
     Nearly all nodes of a scalar graph are made here, so it is written out for speed: once for
-    partials that are computed, once for partials that are constant (sums and differences).
+    partials that are computed, once for constant ones (sums and differences), and once where each
+    is the other operand (products).
     """
     value, (partial_x, partial_y) = rule.value, rule.partials
+    on_floats = _OPERATORS.get(rule) or functools.partial(value, floats)
     general = _general(rule)
 
     def operation(x: Value, y: Any) -> Any:
@@ -99,7 +103,7 @@ def _binary(rule: Rule) -> Callable[[Value, Any], Any]:
             z = value(floats, a, y)
             dx = partial_x(floats, a, y, z)  # type: ignore[operator, misc]
             dy = None
-        elif isinstance(y, Value) and y.rule is not UNTRACKED:
+        elif type(y) is _Result or (isinstance(y, Value) and y.rule is not UNTRACKED):
             b = y._data
             z = value(floats, a, b)
             dx = partial_x(floats, a, b, z)  # type: ignore[operator, misc]
@@ -111,6 +115,7 @@ def _binary(rule: Rule) -> Callable[[Value, Any], Any]:
         if dx - dx != 0.0:
             dx = _Unbounded(dx)
         node = _Result()
+        node._birth = born()
         node._data = z
         node._grad = None
         node._place = state
@@ -127,13 +132,14 @@ def _binary(rule: Rule) -> Callable[[Value, Any], Any]:
             return general(x, y)
         node = _Result()
         if type(y) is float:
-            node._data = value(floats, x._data, y)
+            node._data = on_floats(x._data, y)
             node.dy = None
-        elif isinstance(y, Value) and y.rule is not UNTRACKED:
-            node._data = value(floats, x._data, y._data)
+        elif type(y) is _Result or (isinstance(y, Value) and y.rule is not UNTRACKED):
+            node._data = on_floats(x._data, y._data)
             node.dy = partial_y
         else:
             return general(x, y)
+        node._birth = born()
         node._grad = None
         node._place = state
         node.rule = rule
@@ -142,9 +148,43 @@ def _binary(rule: Rule) -> Callable[[Value, Any], Any]:
         node.y = y
         return node
 
+    def product(x: Value, y: Any) -> Any:
+        state = current_state()
+        if type(state) is not Scope or x.rule is UNTRACKED:
+            return general(x, y)
+        node = _Result()
+        a = x._data
+        if type(y) is float:
+            b = y
+            node.dy = None
+        elif type(y) is _Result or (isinstance(y, Value) and y.rule is not UNTRACKED):
+            b = y._data
+            node.dy = a if a - a == 0.0 else _Unbounded(a)
+        else:
+            return general(x, y)
+        node.dx = b if b - b == 0.0 else _Unbounded(b)
+        node._birth = born()
+        node._data = on_floats(a, b)
+        node._grad = None
+        node._place = state
+        node.rule = rule
+        node.x = x
+        node.y = y
+        return node
+
+    if rule.partials == (rules.second, rules.first):
+        return product
     if callable(partial_x) and callable(partial_y):
         return operation
     return linear if isinstance(partial_x, float) and isinstance(partial_y, float) else general
+
+
+# What computes a rule's value of two floats without a call of Python's.
+_OPERATORS: dict[Rule, Callable[[float, float], float]] = {
+    rules.add: operator.add,
+    rules.subtract: operator.sub,
+    rules.multiply: operator.mul,
+}
 
 
 def _general(rule: Rule) -> Callable[..., Any]:
@@ -172,6 +212,7 @@ def _general(rule: Rule) -> Callable[..., Any]:
         if all(local is None for local in locals_):
             return Value(z, requires_grad=False)
         node = _Result()
+        node._birth = born()
         node._data, node._grad, node._place, node.rule = z, None, scope, rule
         node.x, node.dx, node.y, node.dy = operands[0], locals_[0], None, None
         if rule.arity == 2:
@@ -183,6 +224,15 @@ def _general(rule: Rule) -> Callable[..., Any]:
         return node
 
     return operation
+
+
+def result_of(rule: Any, x: Node, dx: Any, data: float, scope: Scope) -> Value:
+    """A Value that is the result of an operation with one operand."""
+    node: Value = _Result()
+    node._birth = born()
+    node._data, node._grad, node._place, node.rule = data, None, scope, rule
+    node.x, node.dx, node.y, node.dy = x, dx, None, None
+    return node
 
 
 def _reflected(rule: Rule) -> Callable[[Value, Any], Any]:
@@ -284,6 +334,7 @@ class Value(Node):
         return _numpy_protocol().array_function(self, *call)
 
     def __init__(self, data: float, label: str = "", requires_grad: bool = True) -> None:
+        self._birth = born()
         self._data = _number(data, "Value")
         self._grad: float | None = None
         self._place = resolve(current_state()) or ROOT

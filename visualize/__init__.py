@@ -13,13 +13,13 @@ Example:
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from tinygrad_bp.graph import Node
 
+from .files import write_text
 from .scene import listing, scene_of
 from .svg import THEMES, render
 
@@ -59,10 +59,7 @@ class Picture:
         given = Path(path)
         if given.suffix.lower() != ".svg":
             raise ValueError(f"save: the name must end in .svg, got {given.name!r}")
-        if not given.resolve().parent.is_dir():
-            raise FileNotFoundError(f"save: there is no directory {str(given.parent)!r}")
-        _write(given.resolve(), self.svg)  # through a link, to where it leads
-        return given
+        return write_text(given, self.svg)
 
     def _repr_mimebundle_(
         self, include: Container[str] | None = None, exclude: Container[str] | None = None
@@ -115,13 +112,3 @@ def _check_choice(name: str, given: Any, choices: tuple[str, ...]) -> None:
         raise TypeError(f"draw: {name} must be a str, got {type(given).__name__}")
     if given not in choices:
         raise ValueError(f"draw: {name} must be one of {', '.join(choices)}, got {given!r}")
-
-
-def _write(path: Path, content: str) -> None:
-    """Write next to the place first, then move: nobody ever sees half a file."""
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        unfinished.write_text(content, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

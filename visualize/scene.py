@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_bp.graph import Node, topological_order
+from tinygrad_bp.graph import Node, Segment, topological_order
 
 from .text import clean, number, shorten
 
@@ -133,8 +133,10 @@ def _things(root: Node) -> list[_Thing]:
         return len(things) - 1
 
     for node in topological_order(root):
+        if isinstance(node, Segment):
+            continue  # its results stand for it
         operands = []
-        for i, operand in enumerate(node.operands):
+        for i, operand in enumerate(_source(node).operands):
             if not isinstance(operand, Node):
                 # A box at every use: two 2.0 are no shared quantity, even where Python keeps one
                 # object for both.
@@ -146,6 +148,11 @@ def _things(root: Node) -> list[_Thing]:
                 place[id(operand)] = operands[-1]
         place[id(node)] = add(node, tuple(operands))
     return things
+
+
+def _source(node: Node) -> Node:
+    """The node that knows what this one was computed from: for the result of a segment, that."""
+    return node.x if isinstance(node.x, Segment) else node
 
 
 def _recorded(node: Node, i: int) -> Any:
@@ -292,7 +299,7 @@ def _details(content: Any, kind: str, rule: str) -> Iterator[str]:
 def _edges(things: list[_Thing], names: list[str]) -> Iterator[Edge]:
     for target, thing in enumerate(things):
         for i, source in enumerate(thing.operands):
-            local = thing.content.locals[i]
+            local = _source(thing.content).locals[i]
             of = f"{names[source]} → {names[target]}, operand {i + 1} of {thing.content.rule.name}"
             yield Edge(source, target, *_derivative(local, clean(of)))
 

@@ -1,4 +1,4 @@
-"""Text as a picture needs it: numbers in few digits, names made harmless, widths estimated.
+"""Text as a picture needs it: widths estimated, and texts cut to them.
 
 Nothing here knows what is drawn. Widths are estimates on the safe side, because the font that a
 reader's machine will use is not known: a box sized by them holds its text in any monospace font.
@@ -11,47 +11,17 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from tinygrad_bp.text import clean, number
+
+__all__ = ["ADVANCE", "WIDE", "clean", "is_certain", "number", "shorten", "width"]
+
 ADVANCE = 0.62  # of a character of a monospace font, in ems; DejaVu Sans Mono has 0.602
 WIDE = 1.1  # of Chinese, Japanese and Korean characters and emoji
-
-# What XML 1.0 cannot hold (section 2.2), and the rest of the controls, which nobody can see.
-_ILLEGAL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-# Marks that change the direction of the text around them (Unicode Annex 9, section 2).
-_DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_SPACE = re.compile(r"[\s\x1c-\x1f\x85\u2028\u2029]+")
-_MARKS_KEPT = 2  # combining marks on one character; more of them climb out of the line
 
 # Latin with its accents, Greek, Cyrillic, and the symbols that operations are drawn with: all of
 # these are in the monospace fonts. Anything else may come from a wider font.
 _NARROW = re.compile(r"[\x00-\u02ff\u0370-\u052f\u1d2c-\u1d6a\u1e00-\u1eff\u2010-\u203a"
                      r"\u2070-\u209c\u2190-\u21ff\u2200-\u22ff]")  # fmt: skip
-
-
-def number(x: float) -> str:
-    """`x` to four significant digits; whole numbers below a million in full."""
-    if isinstance(x, bool):
-        return str(x)
-    if abs(x) < 1e6 and x == int(x) and x != 0:
-        return str(int(x))
-    return f"{x + 0.0:.4g}"  # the sum makes a negative zero a plain one
-
-
-def clean(text: str) -> str:
-    """`text` on one line, without what XML cannot hold or what would disturb its surroundings."""
-    text = _ILLEGAL.sub("", _SPACE.sub(" ", text))
-    text = " ".join(_DIRECTION.sub("", text).split())
-    return text if text.isascii() else _tamed(text)
-
-
-def _tamed(text: str) -> str:
-    """`text` with at most `_MARKS_KEPT` combining marks in a row."""
-    kept: list[str] = []
-    marks = 0
-    for character in unicodedata.normalize("NFC", text):
-        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
-        if marks <= _MARKS_KEPT:
-            kept.append(character)
-    return "".join(kept)
 
 
 def width(text: str, size: float) -> float:

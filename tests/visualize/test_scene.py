@@ -236,3 +236,11 @@ def test_listing_of_a_constant_alone():
         "constant",
         "4",
     ]
+
+
+def test_the_result_of_a_checkpointed_part_is_one_box():
+    a, w = Value(0.5, "a"), Value(2.0, "w")
+    lines = listing(scene(tb.checkpoint(lambda x: tb.tanh(x * w), a) * 3.0)).splitlines()
+    assert "checkpoint(a, w)" in lines[3]
+    assert "a: run again, w: run again" in lines[3]
+    assert len(lines) == 5

@@ -18,7 +18,7 @@ from tinygrad_bp import arrays, floats, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.debugging import _line_of_user as line_of_user
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet
-from tinygrad_bp.graph import MORE, UNTRACKED, Node, topological_order
+from tinygrad_bp.graph import MORE, UNTRACKED, Node, born, topological_order
 from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, Observer, Scope, _Block, current_state, resolve
 from tinygrad_bp.replay import program as tape
@@ -646,6 +646,7 @@ def traced(recorder: Recorder, number: int, result: Any) -> Any:
     else:
         x = object.__new__(TracedTensor)
         x._array, x._holders, x._own_grad = np.asarray(result), _EXPOSED, None
+    x._birth = born()
     x._grad, x._place, x.rule = None, ROOT, UNTRACKED
     x.x = x.dx = x.y = x.dy = None
     x.recorder, x.number, x.is_leaf = recorder, number, False
