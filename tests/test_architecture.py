@@ -15,7 +15,7 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [
-    {"recording", "hooks", "text"},
+    {"recording", "hooks", "text", "files"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
     {"operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
     {"differentiable", "series"},
@@ -31,7 +31,7 @@ LAYERS = [
         "debugging",
         "counting",
     },
-    {"explain", "training", "replay"},
+    {"explain", "training", "replay", "datasets"},
     {"__init__"},  # the table of contents
     {"visualize"},
     {"cli", "tour"},
@@ -49,6 +49,7 @@ NO_NUMPY = {"recording", "hooks", "text", "graph", "rules", "floats", "value"}
 ONLY_WHEN_ASKED_FOR = {
     "graphviz",
     "pygraphviz",
+    "safetensors",
     "sklearn",
     "tqdm",
     "scipy",

@@ -6,10 +6,9 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
-import numpy as np
 import pytest
 
-from tinygrad_bp import tour
+from tinygrad_bp import datasets, tour
 from tinygrad_bp.cli import main
 
 LINE = "the quick brown fox jumps over the lazy dog, <b>&amp; again;\n"
@@ -61,7 +60,7 @@ def test_gradients_in_the_tour_are_those_of_the_formula(finished):
 
 def test_a_text_of_the_readers_own(tmp_path):
     page = tour.Page(tmp_path)
-    assert tour.train_text(page, LINE * 200, "a <text>", steps=150)
+    assert tour.train_text(page, datasets.encode(LINE * 200), "a <text>", steps=150)
     body = "".join(page.parts)
     assert "a &lt;text&gt;" in body
     assert "<b>" not in body
@@ -106,23 +105,3 @@ def test_help_and_version(capsys):
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code == 2
-
-
-def test_encoding_can_be_undone_and_rare_symbols_become_one():
-    codes, symbols = tour.encode("hello")
-    assert "".join(symbols[c] for c in codes) == "hello"
-    many = "".join(chr(0x4E00 + i) for i in range(400)) + "aaa"
-    codes, symbols = tour.encode(many)
-    assert len(symbols) == tour.MOST_SYMBOLS
-    assert codes.max() == tour.MOST_SYMBOLS - 1
-    assert symbols[codes[-1]] == "a"
-    assert np.count_nonzero(codes == tour.MOST_SYMBOLS - 1) == 401 - 255
-
-
-def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
-    path = tmp_path / "page.html"
-    tour.write(path, "first")
-    monkeypatch.setattr(tour.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        tour.write(path, "second")
-    assert path.read_text() == "first"

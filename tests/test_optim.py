@@ -37,6 +37,21 @@ OPTIMISERS = {
     "adam": ("Adam", {}),
     "adam-settings": ("Adam", {"betas": (0.5, 0.75), "eps": 1e-3}),
     "adam-forgetful": ("Adam", {"betas": (0.0, 0.0)}),
+    "adam-decay": ("Adam", {"weight_decay": 0.1}),
+    "adamw": ("AdamW", {}),
+    "adamw-settings": ("AdamW", {"betas": (0.8, 0.9), "eps": 1e-4, "weight_decay": 0.3}),
+    "sgd-decay": ("SGD", {"weight_decay": 0.1}),
+    "dampening": ("SGD", {"momentum": 0.8, "dampening": 0.3, "weight_decay": 0.01}),
+    "nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}),
+    "nesterov-decay": ("SGD", {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1}),
+    "rmsprop": ("RMSprop", {}),
+    "rmsprop-settings": ("RMSprop", {"alpha": 0.7, "eps": 1e-4, "weight_decay": 0.1}),
+    "rmsprop-momentum": ("RMSprop", {"momentum": 0.9}),
+    "rmsprop-centered": ("RMSprop", {"centered": True}),
+    "rmsprop-all": (
+        "RMSprop",
+        {"alpha": 0.5, "momentum": 0.3, "centered": True, "weight_decay": 0.2, "eps": 1e-3},
+    ),
 }
 
 
@@ -91,6 +106,56 @@ def test_fifty_steps_equal_torchs(torch, kind, name):
         expected = flat([p.numpy() for p in theirs])
         atol = 1e-12 * max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(flat(ours), expected, rtol=1e-12, atol=atol)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_groups_with_settings_of_their_own_equal_torchs(torch, name):
+    which, settings = OPTIMISERS[name]
+    ours, theirs = tensors(start()), [torch.tensor(array) for array in start()]
+
+    def groups(p):
+        return [{"params": p[:2], "lr": 0.2}, {"params": p[2:], "weight_decay": 0.4}]
+
+    optimiser = getattr(optim, which)(groups(ours), lr=0.05, **settings)
+    oracle = getattr(torch.optim, which)(groups(theirs), lr=0.05, **settings)
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        gradients = [rng.normal(size=shape) for shape in SHAPES]
+        give(ours, tensors, gradients)
+        for p, g in zip(theirs, gradients, strict=True):
+            p.grad = torch.tensor(g)
+        optimiser.step()
+        oracle.step()
+    expected = flat([p.numpy() for p in theirs])
+    np.testing.assert_allclose(flat(ours), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_saved_and_restored_it_goes_on_bit_for_bit(kind, name):
+    which, settings = OPTIMISERS[name]
+
+    def run(p, optimiser, steps):
+        rng = np.random.default_rng(steps.start)
+        for _ in steps:
+            give(p, kind, random_gradients(rng))
+            optimiser.step()
+
+    p = kind(start())
+    optimiser = getattr(optim, which)(p, lr=0.05, **settings)
+    run(p, optimiser, range(5))
+    optimiser.lr = 0.03
+    saved, numbers = optimiser.state_dict(), [np.array(q.data) for q in p]
+    run(p, optimiser, range(5, 10))
+    twins = [
+        type(q)(n) if kind is not arrays_of_values else tb.values(n)
+        for q, n in zip(p, (float(n) if kind is single_values else n for n in numbers), strict=True)
+    ]
+    other = getattr(optim, which)(twins, lr=1.0)
+    other.load_state_dict(saved)
+    assert other.lr == 0.03
+    run(twins, other, range(5, 10))
+    np.testing.assert_array_equal(flat(twins), flat(p))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -216,7 +281,7 @@ def test_a_shared_parameter_given_twice_is_refused_or_moves_once():
 
 # --- what is refused -----------------------------------------------------------------------------
 
-MAKERS = [optim.SGD, optim.Adam]
+MAKERS = [optim.SGD, optim.RMSprop, optim.Adam, optim.AdamW]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -270,6 +335,159 @@ def test_momentum_is_a_fraction(momentum):
 def test_adams_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         optim.Adam([tb.Value(1.0)], **settings)
+
+
+def test_unknown_settings_and_mixed_groups_are_refused():
+    p, q = tb.Tensor([1.0]), tb.Tensor([2.0])
+    with pytest.raises(ValueError, match="SGD has no setting 'learning_rate'"):
+        optim.SGD([{"params": [p], "learning_rate": 1.0}], lr=0.1)
+    with pytest.raises(TypeError, match="expected a dict with 'params', got"):
+        optim.SGD([{"params": [p]}, q], lr=0.1)
+    with pytest.raises(ValueError, match="given twice"):
+        optim.SGD([{"params": [p]}, {"params": [q, p]}], lr=0.1)
+    with pytest.raises(ValueError, match="nesterov: expected momentum"):
+        optim.SGD([p], lr=0.1, nesterov=True)
+    with pytest.raises(ValueError, match="nesterov: expected momentum"):
+        optim.SGD([{"params": p, "momentum": 0.9, "dampening": 0.5, "nesterov": True}], lr=0.1)
+    with pytest.raises(ValueError, match="weight_decay: expected"):
+        optim.AdamW([p], weight_decay=-1.0)
+
+
+def test_the_rate_of_all_groups():
+    p, q = tb.Tensor([1.0]), tb.Tensor([2.0])
+    sgd = optim.SGD([{"params": p, "lr": 0.5}, {"params": q}], lr=0.1)
+    with pytest.raises(ValueError, match=r"lr: the groups have different ones, \[0.1, 0.5\]"):
+        print(sgd.lr)
+    sgd.lr = 0.25
+    assert [group["lr"] for group in sgd.param_groups] == [0.25, 0.25]
+    with pytest.raises(ValueError, match="lr: expected a number that is not negative, got nan"):
+        sgd.lr = math.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("state"), "expected a dict of 'state' and 'param_groups'"),
+        (lambda s: s["param_groups"].pop(), "other numbers of parameters"),
+        (lambda s: s["param_groups"][0].pop("eps"), "group 0 has no 'eps'"),
+        (lambda s: s["param_groups"][0].update(lr=-1.0), "lr: expected"),
+        (lambda s: s["param_groups"][0].update(x=1.0), "Adam has no setting 'x'"),
+        (lambda s: s["state"].update({7: {}}), r"expected parameters 0 ... 3, got 7"),
+        (lambda s: s["state"][1].update(step=1.5), r"state\[1\]\['step'\]: expected a number"),
+        (lambda s: s["state"][1].update(square_avg=[0.0, 0.0]), "remembers no such thing"),
+        (lambda s: s["state"][1].update(exp_avg=[1.0]), r"expected shape \(2,\), got \(1,\)"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(change, message):
+    p = tensors(start())
+    adam = optim.Adam(p, lr=0.1)
+    give(p, tensors, start(1))
+    adam.step()
+    before, saved = adam.state_dict(), adam.state_dict()
+    saved["param_groups"][0]["lr"] = 0.7
+    change(saved)
+    with pytest.raises(ValueError, match=message):
+        adam.load_state_dict(saved)
+    after = adam.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for i, memory in before["state"].items():
+        for name, x in memory.items():
+            np.testing.assert_array_equal(after["state"][i][name], x)
+
+
+def test_a_step_that_fails_changes_neither_parameters_nor_memory():
+    p, q = tb.Tensor([1.0]), tb.Tensor([1.0, 2.0])
+    sgd = optim.SGD([p, q], lr=1.0, momentum=0.5)
+    p.grad, q.grad = [1.0], [1.0, 1.0]
+    sgd.state[1] = {"momentum_buffer": np.zeros(3)}
+    with pytest.raises(ValueError, match="broadcast"):
+        sgd.step()
+    assert p.data[0] == 1.0
+    assert 0 not in sgd.state
+
+
+# --- schedules -----------------------------------------------------------------------------------
+
+
+def step_lr(m, o):
+    return m.StepLR(o, step_size=3, gamma=0.5)
+
+
+def cosine(m, o):
+    return m.CosineAnnealingLR(o, T_max=7, eta_min=0.01)
+
+
+def warm_up(m, o):
+    return m.LinearLR(o, start_factor=0.1, total_iters=4)
+
+
+def to_zero(m, o):
+    return m.LinearLR(o, start_factor=1.0, end_factor=0.0, total_iters=15)
+
+
+def warm_up_then_cosine(m, o):
+    parts = [warm_up(m, o), m.CosineAnnealingLR(o, T_max=11), step_lr(m, o)]
+    return m.SequentialLR(o, parts, milestones=[4, 15])
+
+
+def several_at_once(m, o):
+    return m.ChainedScheduler([warm_up(m, o), step_lr(m, o)])
+
+
+SCHEDULES = [step_lr, cosine, warm_up, to_zero, warm_up_then_cosine, several_at_once]
+
+
+def two_groups(make, leaf):
+    return make([{"params": [leaf([1.0])]}, {"params": [leaf([1.0])], "lr": 0.3}], lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's, of steps without optimizer.step()
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rates_equal_torchs(torch, schedule):
+    ours, theirs = two_groups(optim.SGD, tb.Tensor), two_groups(torch.optim.SGD, torch.tensor)
+    mine = schedule(optim.lr_scheduler, ours)
+    oracle = schedule(torch.optim.lr_scheduler, theirs)
+    for _ in range(20):
+        expected = [group["lr"] for group in theirs.param_groups]
+        np.testing.assert_allclose(mine.get_last_lr(), expected, rtol=1e-12, atol=1e-15)
+        mine.step()
+        oracle.step()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_schedule_goes_on_from_its_state(schedule):
+    ours, other = (two_groups(optim.SGD, tb.Tensor) for _ in range(2))
+    mine = schedule(optim.lr_scheduler, ours)
+    for _ in range(6):
+        mine.step()
+    twin = schedule(optim.lr_scheduler, other)
+    other.load_state_dict(ours.state_dict())
+    twin.load_state_dict(mine.state_dict())
+    assert twin.get_last_lr() == mine.get_last_lr()
+    mine.step()
+    twin.step()
+    assert twin.get_last_lr() == mine.get_last_lr()
+
+
+def test_what_schedules_refuse():
+    sgd, other = (two_groups(optim.SGD, tb.Tensor) for _ in range(2))
+    with pytest.raises(TypeError, match="optimizer: expected an Optimizer, got float"):
+        optim.StepLR(0.1, 3)
+    with pytest.raises(ValueError, match="step_size: expected an integer of at least 1, got 0"):
+        optim.StepLR(sgd, 0)
+    with pytest.raises(ValueError, match="T_max"):
+        optim.CosineAnnealingLR(sgd, 2.5)
+    parts = [optim.StepLR(sgd, 1), optim.StepLR(sgd, 2)]
+    with pytest.raises(ValueError, match="milestones: expected 1, got 2"):
+        optim.SequentialLR(sgd, parts, [1, 2])
+    with pytest.raises(ValueError, match="increasing"):
+        optim.SequentialLR(sgd, [*parts, parts[0]], [2, 2])
+    with pytest.raises(ValueError, match=r"schedulers\[0\]: expected a schedule made for the same"):
+        optim.SequentialLR(other, parts, [1])
+    with pytest.raises(ValueError, match="at least one"):
+        optim.ChainedScheduler([])
+    with pytest.raises(ValueError, match="base_lrs: expected 2 rates, got 1"):
+        parts[0].load_state_dict({"last_epoch": 1, "base_lrs": [0.1]})
 
 
 # --- clipping ------------------------------------------------------------------------------------
@@ -363,3 +581,28 @@ def test_a_step_moves_all_or_nothing():
     with pytest.raises(TypeError, match="leaf no longer"):
         optimizer.step()
     assert p.data[0] == 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clip_grad_value_equals_torchs(torch, kind):
+    rng = np.random.default_rng(5)
+    gradients = [rng.normal(size=shape) for shape in SHAPES]
+    gradients[1] = None
+    ours, theirs = kind(start()), [torch.tensor(array) for array in start()]
+    give(ours, kind, gradients)
+    for p, g in zip(theirs, gradients, strict=True):
+        p.grad = None if g is None else torch.tensor(g)
+    optim.clip_grad_value(ours, 0.5)
+    torch.nn.utils.clip_grad_value_(theirs, 0.5)
+    np.testing.assert_array_equal(gradients_of(ours), gradients_of(theirs))
+
+
+def test_clip_grad_value_takes_infinities_and_refuses_nan():
+    p, q = tb.Tensor([1.0, 1.0]), tb.Tensor([1.0])
+    p.grad, q.grad = [math.inf, -0.25], [7.0]
+    optim.clip_grad_value([p, q], 2.0)
+    np.testing.assert_array_equal(gradients_of([p, q]), [2.0, -0.25, 2.0])
+    p.grad, q.grad = [9.0, 9.0], [math.nan]
+    with pytest.raises(ValueError, match="clip_grad_value: an entry of the gradient is nan"):
+        optim.clip_grad_value([p, q], 2.0)
+    np.testing.assert_array_equal(p.grad, [9.0, 9.0])

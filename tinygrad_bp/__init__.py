@@ -5,7 +5,12 @@ A `Value` is a float and a `Tensor` an array that records the computation it too
 node. See `tinygrad_bp.rules` for every operation there is and its derivative.
 """
 
-from tinygrad_bp import nn as nn, optim as optim
+from tinygrad_bp import (
+    datasets as datasets,
+    nn as nn,
+    optim as optim,
+    training as training,
+)
 from tinygrad_bp.array_rules import (
     ARRAY_RULES as ARRAY_RULES,
     astype as astype,
@@ -134,6 +139,10 @@ from tinygrad_bp.scalars import (
     values as values,
 )
 from tinygrad_bp.tensor import Tensor as Tensor
+from tinygrad_bp.training import (
+    load_model as load_model,
+    save_model as save_model,
+)
 from tinygrad_bp.value import Value as Value
 
 __version__ = "0.1.0"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tinygrad_bp as tb
-from tinygrad_bp import nn
+from tinygrad_bp import datasets, nn
+from tinygrad_bp.files import write_whole
 from tinygrad_bp.optim import Adam, clip_grad_norm
-from tinygrad_bp.training import minibatches, progress, streams
+from tinygrad_bp.training import Callback, Run, accuracy, fit, progress, streams
 
 LEAST_TEXT = 5_000  # characters
-MOST_SYMBOLS = 256  # rarer ones are read as one
 
 
 class Page:
@@ -49,7 +48,7 @@ class Page:
 
     def picture(self, name: str, svg: str, caption: str) -> None:
         """A picture, in a file of its own and on the page."""
-        write(self.out / name, svg)
+        write_whole(self.out / name, svg.encode())
         self.parts.append(
             f'<figure><div class="wide"><a href="{name}"><img src="{name}" '
             f'alt="{html.escape(caption)}"></a></div>'
@@ -59,7 +58,7 @@ class Page:
     def finish(self) -> Path:
         """Write `index.html`."""
         path = self.out / "index.html"
-        write(path, _PAGE.format(body="\n".join(self.parts)))
+        write_whole(path, _PAGE.format(body="\n".join(self.parts)).encode())
         return path
 
 
@@ -81,13 +80,6 @@ figcaption {{ color: #555; font-size: .9rem }}
 """
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole: it is there complete, or as it was."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def tour(out: Path, data: Path | None = None) -> bool:
     """Run every section and write pictures and `index.html` to a directory.
 
@@ -103,8 +95,8 @@ def tour(out: Path, data: Path | None = None) -> bool:
         OSError: the directory cannot be made, or the text not read.
         ValueError: the text is not UTF-8, or too short to learn from.
     """
-    text = english() if data is None else read_text(data)
-    digits = load_digits()
+    text = datasets.english() if data is None else datasets.text(data, LEAST_TEXT)
+    digits = datasets.digits()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -159,96 +151,58 @@ def expression(page: Page) -> None:
 # --- (b) handwritten digits ---------------------------------------------------------------------
 
 
-def load_digits() -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Scikit-learn's 1,797 digits of 8 x 8: training and held-out images and labels."""
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError:
-        raise ImportError("the tour needs scikit-learn: pip install 'tinygrad_bp[data]'") from None
-    images, labels = load_digits(return_X_y=True)
-    split = train_test_split(images / 16.0, labels, test_size=0.2, stratify=labels, random_state=0)
-    return split[0], split[1], split[2], split[3]
-
-
-def train_digits(page: Page, digits: tuple[NDArray[Any], ...], epochs: int = 25) -> bool:
+def train_digits(page: Page, digits: datasets.XY, epochs: int = 25) -> bool:
     """A network of one hidden layer, trained by mini-batches; True if 95 % are read rightly."""
     page.heading("A network that reads handwritten digits")
-    images, held_out, labels, truth = digits
+    learnt, held_out = datasets.train_test_split(digits, 0.2, rng=0, stratify=digits.y)
     rng = np.random.default_rng(0)
     model = nn.MLP([64, 48, 10], "tanh", rng=rng)
-    optimizer = Adam(model.parameters(), lr=5e-3)
-    losses = []
+    curve_of = Losses()
     start = time.perf_counter()
-    bar = progress(range(epochs), "digits")
-    for _ in bar:
-        for batch in minibatches(len(images), 32, rng):
-            loss = nn.cross_entropy(model(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward(leaves_only=True)
-            optimizer.step()
-            losses.append(loss.item())
-        bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}")
+    history = fit(
+        model,
+        learnt,
+        nn.cross_entropy,
+        Adam(model.parameters(), lr=5e-3),
+        epochs=epochs,
+        rng=rng,
+        validation=held_out,
+        metrics=[accuracy],
+        callbacks=[curve_of],
+        progress="digits",
+    )
     seconds = time.perf_counter() - start
-    with tb.no_grad():
-        guesses = model(held_out).data.argmax(1)
-    accuracy = float((guesses == truth).mean())
+    right = float(history["val_accuracy"][-1])
     page.say(
-        f"64-48-10, tanh, Adam: {epochs} epochs over {len(images)} images in {seconds:.1f} s; "
-        f"{accuracy:.1%} of the {len(truth)} held-out images read rightly"
+        f"64-48-10, tanh, Adam: {epochs} epochs over {len(learnt.x)} images in {seconds:.1f} s; "
+        f"{right:.1%} of the {len(held_out.x)} held-out images read rightly"
     )
     page.picture(
         "digits.svg",
-        curve(losses, math.log(10)),
+        curve(curve_of.losses, math.log(10)),
         "Loss by step, in nats; dashed: ln 10, a guess among ten.",
     )
-    return accuracy >= 0.95
+    return right >= 0.95
+
+
+class Losses(Callback):
+    """The loss of every step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_batch_end(self, run: Run) -> None:
+        """Note it down."""
+        self.losses.append(run.batch_loss)
 
 
 # --- (c) text -----------------------------------------------------------------------------------
 
 
-def english() -> str:
-    """A text that every Python has: the help pages of its standard library."""
-    from pydoc_data.topics import topics
-
-    return "\n".join(topics.values())
-
-
-def read_text(path: Path) -> str:
-    """The reader's own text.
-
-    Raises:
-        ValueError: it is not UTF-8, or too short.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"--data {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--data {path}: expected UTF-8 text; {error}") from None
-    if len(text) < LEAST_TEXT:
-        raise ValueError(
-            f"--data {path}: expected {LEAST_TEXT:,} characters or more, got {len(text):,}"
-        )
-    return text
-
-
-def encode(text: str) -> tuple[NDArray[np.intp], list[str]]:
-    """The text as numbers, and what they stand for; the rarest symbols are read as one, □."""
-    symbols, codes, counts = np.unique(list(text), return_inverse=True, return_counts=True)
-    if len(symbols) <= MOST_SYMBOLS:
-        return codes, [str(s) for s in symbols]
-    kept = np.sort(np.argsort(-counts, kind="stable")[: MOST_SYMBOLS - 1])
-    number = np.full(len(symbols), MOST_SYMBOLS - 1)
-    number[kept] = np.arange(len(kept))
-    return number[codes], [*(str(s) for s in symbols[kept]), "□"]
-
-
-def train_text(page: Page, text: str, source: str, steps: int = 1500) -> bool:
+def train_text(page: Page, text: datasets.Text, source: str, steps: int = 1500) -> bool:
     """A character network, trained by truncated BPTT; True if it gets below 2.3 nats."""
     page.heading("A recurrent network that learns to write")
-    codes, symbols = encode(text)
+    codes, symbols = text
     batch = max(1, min(32, len(codes) // 500))
     rng = np.random.default_rng(0)
     model = nn.CharRNN(len(symbols), 128, rng=rng)
@@ -271,7 +225,7 @@ def train_text(page: Page, text: str, source: str, steps: int = 1500) -> bool:
         bar.set_postfix(nats=f"{np.mean(losses[-50:]):.3f}")
     final = float(np.mean(losses[-50:]))
     page.say(
-        f"{len(text):,} characters of {source}, {len(symbols)} symbols: from {losses[0]:.2f} nats "
+        f"{len(codes):,} characters of {source}, {len(symbols)} symbols: from {losses[0]:.2f} nats "
         f"per character (ln {len(symbols)} = {math.log(len(symbols)):.2f}) to {final:.2f}, by BPTT "
         f"over 25 steps"
     )

@@ -15,7 +15,6 @@ import io
 import json
 import math
 import os
-import secrets
 import struct
 import zipfile
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from tinygrad_bp.array_rules import ArrayRule
+from tinygrad_bp.files import write_whole
 from tinygrad_bp.replay.program import (
     CONSTANT,
     INPUT,
@@ -70,15 +70,7 @@ def save(program: Program, path: str | os.PathLike[str]) -> None:
         content = _archive(program)
     except ValueError as error:
         raise ValueError(f"{path}: cannot save the program: {error}") from None
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, content)
 
 
 def load(path: str | os.PathLike[str], operations: Iterable[Rule | ArrayRule] = ()) -> Program:

@@ -56,8 +56,16 @@ def streams(
         yield inputs[start : start + steps], targets[start : start + steps]
 
 
-def progress(items: Iterable[Any], description: str, total: int | None = None) -> Any:
+def progress(
+    items: Iterable[Any] | None, description: str, total: int | None = None, initial: int = 0
+) -> Any:
     """The items, with a progress bar on standard error; `.set_postfix(loss=...)` adds numbers.
+
+    Args:
+        items: what to go through; None for a bar that is moved by `.update(n)`.
+        description: what stands in front of it.
+        total: how many there are, if that cannot be seen.
+        initial: how many were done before.
 
     Raises:
         ImportError: tqdm is not installed; it comes with the extra `data`.
@@ -66,4 +74,4 @@ def progress(items: Iterable[Any], description: str, total: int | None = None) -
         from tqdm import tqdm
     except ImportError:
         raise ImportError("a progress bar needs tqdm: pip install 'tinygrad_bp[data]'") from None
-    return tqdm(items, desc=description, total=total, mininterval=0.2)
+    return tqdm(items, desc=description, total=total, initial=initial, mininterval=0.2)
