@@ -1,14 +1,15 @@
-"""Files that are written whole or not at all."""
+"""Pictures as files: written whole, and through a link to where it leads."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from pathlib import Path
+
+from tinygrad_bp.files import write_whole
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write next to the place first, then move: nobody ever sees half a file.
+    """Write a file, all of it or nothing.
 
     Returns:
         The path, as it was given.
@@ -18,15 +19,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
         OSError: the file cannot be written.
     """
     given = Path(path)
-    target = given.resolve()  # through a link, to where it leads
-    if not target.parent.is_dir():
+    if not given.resolve().parent.is_dir():
         raise FileNotFoundError(f"save: there is no directory {str(given.parent)!r}")
-    unfinished = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(given.resolve(), content)
     return given
 
 
