@@ -1,0 +1,554 @@
+"""Rules that are known to be wrong, as functions of a graph.
+
+Each gives the gradients that somebody who makes the mistake would get. They live here and not in
+the engine: `mistakes` shows them, and `compare` tests a given gradient against them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import numpy as np
+
+from tinygrad_bp import array_rules, arrays
+from tinygrad_bp.explain.recurrence import Recurrence
+from tinygrad_bp.explain.resweep import (
+    Flight,
+    Graph,
+    Use,
+    edges,
+    is_activation,
+    local_at,
+    namespace_of,
+    operands_of,
+    unreduced,
+    value_of,
+)
+from tinygrad_bp.explain.targets import Target
+from tinygrad_bp.graph import Node
+from tinygrad_bp.tensor import Tensor
+
+_MOST_VISITS = 100_000
+_MOST_SWEEPS = 50
+
+
+class DoesNotApply(ValueError):
+    """There is nothing in this graph that the mistake could be made at."""
+
+
+# --- the order, and the sum over uses -----------------------------------------------------------
+
+
+def overwritten(graph: Graph) -> Flight:
+    """Every use puts its contribution in the place of the last one, instead of adding it."""
+    flight: Flight = {graph.root: graph.seed}
+    with graph.root._arithmetic():
+        for node in reversed(graph.order):
+            for _, x, local in edges(node):
+                flight[x] = local * flight[node]
+    return flight
+
+
+def first_come(graph: Graph) -> Flight:
+    """Every node hands on once, in the order in which the walk first meets it: too early."""
+    flight: Flight = {graph.root: graph.seed}
+    queue, met = deque([graph.root]), {graph.root}
+    with graph.root._arithmetic():
+        while queue:
+            node = queue.popleft()
+            for _, x, local in edges(node):
+                c = local * flight[node]
+                flight[x] = flight[x] + c if x in flight else c
+                if x not in met:
+                    met.add(x)
+                    queue.append(x)
+    return flight
+
+
+def every_arrival(graph: Graph, overwrite: bool = False) -> Flight:
+    """Every node hands on all it has whenever something arrives: several times.
+
+    Args:
+        graph: the graph.
+        overwrite: whether what arrives takes the place of what is there, as well.
+    """
+    flight: Flight = {graph.root: graph.seed}
+    todo = [(graph.root, iter(list(edges(graph.root))))]
+    visits = 0
+    with graph.root._arithmetic():
+        while todo:
+            node, rest = todo[-1]
+            edge = next(rest, None)
+            if edge is None:
+                todo.pop()
+                continue
+            visits += 1
+            if visits > _MOST_VISITS:
+                raise DoesNotApply(f"it would take more than {_MOST_VISITS} visits: one per path")
+            _, x, local = edge
+            c = local * flight[node]
+            flight[x] = flight[x] + c if x in flight and not overwrite else c
+            todo.append((x, iter(list(edges(x)))))
+    return flight
+
+
+# --- derivatives of activations -----------------------------------------------------------------
+
+Way = Callable[[Node, int, Any, Any], Any]
+
+
+def without_derivative(node: Node, which: int, local: Any, g: Any) -> Any:
+    """g, where g ⊙ σ'(z) is right."""
+    return g
+
+
+def derivative_at_output(node: Node, which: int, local: Any, g: Any) -> Any:
+    """g ⊙ σ'(a), where g ⊙ σ'(z) is right."""
+    operands = operands_of(node)
+    operands[which] = node.data  # type: ignore[attr-defined]
+    return local_at(node, which, operands, value_of(node, operands)) * g
+
+
+def formula_at_input(node: Node, which: int, local: Any, g: Any) -> Any:
+    """The formula in terms of the output, `a (1 - a)` or `1 - a²`, computed of z."""
+    textbook = node.rule.textbook
+    if len(textbook) <= which:
+        return local * g
+    operands = operands_of(node)
+    return textbook[which](namespace_of(node), *operands, operands[which]) * g
+
+
+def derivative_twice(node: Node, which: int, local: Any, g: Any) -> Any:
+    """g ⊙ σ'(z) ⊙ σ'(z)."""
+    return local * (local * g)
+
+
+def at_activations(graph: Graph, nodes: Collection[Node], way: Way) -> Flight:
+    """The sweep with another derivative at some activations."""
+    chosen = set(nodes)
+
+    def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
+        return way(node, which, local, g) if node in chosen else local * g
+
+    return graph.swept(hand_on)
+
+
+def without_derivative_in_recursion(graph: Graph) -> Flight:
+    """Derivatives stand in the gradients of parameters, and are forgotten on the way down.
+
+    Two gradients travel: what is handed to parameters, and what is handed further down.
+    """
+    flight: dict[Node, tuple[Any, Any]] = {graph.root: (graph.seed, graph.seed)}
+    with graph.root._arithmetic():
+        for node in reversed(graph.order):
+            if node not in flight:
+                continue
+            own, down = flight[node]
+            for _, x, local in edges(node):
+                pair = (local * down, down) if is_activation(node) else (local * own, local * down)
+                if x in flight:
+                    pair = (flight[x][0] + pair[0], flight[x][1] + pair[1])
+                flight[x] = pair
+    return {node: own for node, (own, _) in flight.items()}
+
+
+def delta_of_activation(graph: Graph, target: Target) -> Any:
+    """The parameter's gradient with ∂C/∂a in the place of ∂C/∂z; the deltas themselves are right.
+
+    The activation is the next one on the way from each use towards the loss.
+    """
+    flight: Flight = {}
+    found = False
+    for node, uses in zip(target.nodes, target.uses(graph), strict=True):
+        for use in uses:
+            activation = _next_activation(graph, use.node)
+            g = graph.right[use.node]
+            if activation is not None and _same_shape(graph.right[activation], g):
+                g, found = graph.right[activation], True
+            flight[node] = use.share(g) + flight.get(node, 0.0)
+    if not found:
+        raise DoesNotApply("no activation follows the parameter")
+    return target.of(flight)
+
+
+def _next_activation(graph: Graph, node: Node) -> Node | None:
+    """The activation that a weighted input goes to, past the sums that make it up."""
+    while not is_activation(node):
+        children = graph.children[node]
+        if len(children) != 1 or children[0][0].rule.name not in ("add", "positive"):
+            return None if not children or not is_activation(children[0][0]) else children[0][0]
+        node = children[0][0]
+    return node
+
+
+def _same_shape(x: Any, y: Any) -> bool:
+    return np.shape(x) == np.shape(y)
+
+
+# --- softmax and the loss -----------------------------------------------------------------------
+
+
+def softmaxes(graph: Graph) -> list[Node]:
+    """The nodes that are a softmax, or its logarithm."""
+    return [n for n in graph.order if n.rule and getattr(n.rule, "name", "") in _SOFTMAXES]
+
+
+_SOFTMAXES = ("softmax", "log_softmax")
+
+
+def softmax_elementwise(graph: Graph) -> Flight:
+    """The softmax taken for an elementwise function: g ⊙ a (1 - a), the diagonal of its Jacobian.
+
+    E2 for an output layer whose activation is not elementwise.
+    """
+    chosen = {n for n in softmaxes(graph) if n.rule.name == "softmax"}
+    if not chosen:
+        raise DoesNotApply("there is no softmax")
+
+    def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
+        if node not in chosen:
+            return local * g
+        a = node.data  # type: ignore[attr-defined]
+        return g * a * (1.0 - a)
+
+    return graph.swept(hand_on)
+
+
+def binary_loss_on_softmax(graph: Graph) -> Flight:
+    """Binary cross-entropy, `-Σ y log ŷ + (1-y) log(1-ŷ)`, differentiated beside a softmax.
+
+    The recorded loss must be the softmax cross-entropy, `-Σ y log ŷ`: from the gradient that
+    arrives, -y (of log ŷ) or -y/ŷ (of ŷ), y is read, times the factor of the reduction.
+    """
+    chosen = set(softmaxes(graph))
+    if not chosen:
+        raise DoesNotApply("there is no softmax")
+
+    def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
+        if node not in chosen:
+            return local * g
+        parameters = (*local.parameters, *local.options.values())
+        axis = parameters[0] if parameters else -1
+        is_log = node.rule.name == "log_softmax"
+        a = np.exp(node.data) if is_log else node.data  # type: ignore[attr-defined]
+        y = -g if is_log else -g * a
+        total = y.sum(axis=axis, keepdims=True)  # the factor, since the y of a sample sum to 1
+        wrong = (total - y) / (1.0 - a) - y / a
+        return array_rules.softmax_dx(arrays, wrong, a, None, axis)
+
+    return graph.swept(hand_on)
+
+
+def logits(graph: Graph) -> list[Node]:
+    """What the loss turns into probabilities by itself: the input of a fused cross-entropy."""
+    found = []
+    for node in graph.order:
+        if getattr(node.rule, "name", "") in ("log_softmax", "softplus"):
+            found += [x for _, x, _ in edges(node) if not x.is_leaf]
+    return found
+
+
+def derivative_at_logits(graph: Graph) -> Flight:
+    """Another a (1 - a) at the output, where the cross-entropy has cancelled it already."""
+    chosen = {
+        x: node
+        for node in graph.order
+        if getattr(node.rule, "name", "") in ("log_softmax", "softplus")
+        for _, x, _ in edges(node)
+    }
+    if not chosen:
+        raise DoesNotApply("there is no cross-entropy of logits")
+
+    def arriving(node: Node, g: Any) -> Any:
+        if node not in chosen:
+            return g
+        loss = chosen[node]
+        data: Any = loss.data  # type: ignore[attr-defined]
+        a = np.exp(data) if loss.rule.name == "log_softmax" else -np.expm1(-data)
+        return g * (a * (1.0 - a) if isinstance(loss, Tensor) else float(a * (1.0 - a)))
+
+    return graph.swept(arriving=arriving)
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+def not_transposed(graph: Graph, nodes: Collection[Node] | None = None) -> Flight:
+    """δ handed down through W where Wᵀ is right, at square matrices."""
+    squares = square_products(graph) if nodes is None else nodes
+    if not squares:
+        raise DoesNotApply("there is no square weight matrix below the first layer")
+    chosen = set(squares)
+
+    def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
+        if which or node not in chosen:
+            return local * g
+        operands = operands_of(node)
+        operands[1] = operands[1].T
+        return local_at(node, which, operands, local.result) * g
+
+    return graph.swept(hand_on)
+
+
+def square_products(graph: Graph) -> list[Node]:
+    """The products of a tracked left operand and a square matrix."""
+    return [
+        node
+        for node in graph.order
+        if getattr(node.rule, "name", "") in ("matmul", "linear")
+        and node.dx is not None
+        and not node.x.is_leaf
+        and len(shape := np.shape(operands_of(node)[1])) == 2
+        and shape[0] == shape[1] > 1
+    ]
+
+
+def after_update(graph: Graph, learning_rate: float) -> Flight:
+    """Every weight is moved by its gradient before the delta is handed through it.
+
+    Which gradient is that of this very mistake, so the sweep is repeated until it stays as it is:
+    after as many sweeps as there are layers.
+    """
+    gradients: Flight = graph.right
+    for _ in range(_MOST_SWEEPS):
+        flight = graph.swept(_through_moved(gradients, learning_rate))
+        if all(np.array_equal(flight[x], gradients[x], equal_nan=True) for x in graph.leaves):
+            return flight
+        gradients = flight
+    raise DoesNotApply("the weights are shared, so there is no layer that is updated first")
+
+
+def _through_moved(gradients: Flight, learning_rate: float) -> Callable[..., Any]:
+    def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
+        operand = node.operands[which]
+        weights = [i for i, x, _ in edges(node) if x.is_leaf and i != which]
+        if operand.is_leaf or not weights:
+            return local * g
+        operands = operands_of(node)
+        for i in weights:
+            operands[i] = operands[i] - learning_rate * gradients[node.operands[i]]
+        result = local.result if isinstance(node, Tensor) else node.data  # type: ignore[attr-defined]
+        return local_at(node, which, operands, result) * g
+
+    return hand_on
+
+
+def is_penalty(use: Use) -> bool:
+    """Whether a parameter is used by itself, as in a penalty: W², |W|."""
+    tracked = {x for _, x, _ in edges(use.node)}
+    by_itself = ("square", "absolute", "multiply", "power")
+    return len(tracked) == 1 and use.node.rule.name in by_itself and _is_whole(use)
+
+
+def _is_whole(use: Use) -> bool:
+    return all(isinstance(x, (Node, float, int)) for x in use.node.operands)
+
+
+def penalty(graph: Graph, target: Target) -> Any:
+    """What a penalty on the parameter adds to its gradient; None if there is none."""
+    flight: Flight = {}
+    for node, uses in zip(target.nodes, target.uses(graph), strict=True):
+        for use in filter(is_penalty, uses):
+            flight[node] = use.share(graph.right[use.node]) + flight.get(node, 0.0)
+    return target.of(flight) if flight else None
+
+
+def strength(graph: Graph, targets: Iterable[Target]) -> float | None:
+    """The λ of an L2 penalty λ/2 Σ W²: what it adds to a gradient is λ W."""
+    for target in targets:
+        added, numbers = penalty(graph, target), target.numbers(graph)
+        if added is None or numbers is None or not numbers.any():
+            continue
+        found = float(np.vdot(added, numbers) / np.vdot(numbers, numbers))
+        if np.allclose(added, found * numbers, rtol=1e-6, atol=0.0):
+            return found
+    return None
+
+
+# --- samples, and what a weight is multiplied by ------------------------------------------------
+
+
+def unsummed(graph: Graph, target: Target) -> Any:
+    """The gradient of a bias before its samples are summed; of a sequence, summed over time."""
+    if not target.is_array or len(target.shape) != 1:
+        raise DoesNotApply("it is no vector of biases")
+    total = None
+    for use in graph.uses(target.nodes[0]):
+        whole = None if use.views else unreduced(use, graph.right[use.node])
+        if whole is None or np.ndim(whole) < 2 or (total is not None and whole.shape != total.shape):
+            raise DoesNotApply("it is not added to a batch")
+        total = whole if total is None else total + whole
+    return total
+
+
+def samples_of(graph: Graph, target: Target) -> list[Callable[[], Any]]:
+    """What each sample of the batch adds to the gradient, one function per sample."""
+    if target.is_array:
+        return _rows_of(graph, target)
+    counts = {len(uses) for uses in target.uses(graph)}
+    recurrence = Recurrence(graph)
+    if len(counts) != 1 or recurrence:
+        return []
+
+    def share(i: int) -> Any:
+        pairs = zip(target.nodes, target.uses(graph), strict=True)
+        return target.of({n: uses[i].share(graph.right[uses[i].node]) for n, uses in pairs})
+
+    return [lambda i=i: share(i) for i in range(counts.pop())]  # type: ignore[misc]
+
+
+def _rows_of(graph: Graph, target: Target) -> list[Callable[[], Any]]:
+    uses = graph.uses(target.nodes[0])
+    gradients = [graph.right[use.node] for use in uses if not is_penalty(use)]
+    uses = [use for use in uses if not is_penalty(use)]
+    lengths = {len(g) if np.ndim(g) >= 2 else 0 for g in gradients}
+    if len(lengths) != 1 or not (m := lengths.pop()):
+        return []
+
+    def share(i: int) -> Any:
+        total = np.zeros(target.shape, target.dtype)
+        for use, g in zip(uses, gradients, strict=True):
+            masked = np.zeros_like(g)
+            masked[i] = g[i]
+            total = total + use.share(masked)
+        return total
+
+    return [lambda i=i: share(i) for i in range(m)]  # type: ignore[misc]
+
+
+def with_other_input(graph: Graph, target: Target, other: Callable[[Use], Any]) -> Any:
+    """The gradient of a matrix of weights with something else in the place of its input."""
+    total: Any = 0.0
+    changed = False
+    for use in graph.uses(target.nodes[0]) if target.is_array else []:
+        share = use.share(graph.right[use.node])
+        x = other(use) if use.is_matrix else None
+        operands = operands_of(use.node)
+        if x is not None and np.shape(x) == np.shape(operands[0]):
+            operands[0], changed = x, True
+            local = local_at(use.node, 1, operands, use.local.result)
+            share = use.back(local * graph.right[use.node])
+        total = total + share
+    if not changed:
+        raise DoesNotApply("no other input has the shape of the right one")
+    return total
+
+
+def own_output(graph: Graph) -> Callable[[Use], Any]:
+    """The layer's own output a^l, in the place of its input; of a recurrent one, h(t) for h(t-1).
+
+    For a recurrent matrix the own output is the state that the next use multiplies.
+    """
+
+    def other(use: Use) -> Any:
+        activation = _next_activation(graph, use.node)
+        return None if activation is None else activation.data  # type: ignore[attr-defined]
+
+    return other
+
+
+def weighted_input(use: Use) -> Any:
+    """The z of the layer below, in the place of its a."""
+    x = use.node.x
+    return operands_of(x)[0] if isinstance(x, Tensor) and is_activation(x) else None
+
+
+def later_state(graph: Graph, target: Target, recurrence: Recurrence) -> Any:
+    """h(t) in the place of h(t-1) at every use of a recurrent matrix."""
+    uses = [use for use in graph.uses(target.nodes[0]) if target.is_array and use.is_matrix]
+    if len(uses) < 2 or any(recurrence.step(use.node) is None for use in uses):
+        raise DoesNotApply("it is no matrix that is used at several time steps")
+    uses.sort(key=lambda use: recurrence.step(use.node) or 0)
+    path = _path(uses[0].node, uses[1].node.x)
+    last: Any = uses[-1].node
+    for rule, which in path or []:
+        steps = [c for c, i in graph.children[last] if c.rule is rule and i == which]
+        if not steps:
+            raise DoesNotApply("the last state is not in the graph")
+        last = steps[0]
+    if path is None:
+        raise DoesNotApply("what it multiplies does not depend on it")
+    states = [operands_of(use.node)[0] for use in uses[1:]] + [last.data]
+    later = {use.node: state for use, state in zip(uses, states, strict=True)}
+    return with_other_input(graph, target, lambda use: later[use.node])
+
+
+def _path(start: Node, end: Any) -> list[tuple[Any, int]] | None:
+    """The operations on a way from one node up to a later one."""
+    came: dict[Node, tuple[Node, int] | None] = {end: None}
+    queue = deque([end])
+    while queue and start not in came:
+        node = queue.popleft()
+        if isinstance(node, Node):
+            for which, x, _ in edges(node):
+                if x not in came:
+                    came[x] = (node, which)
+                    queue.append(x)
+    if start not in came:
+        return None
+    path, step = [], came[start]
+    while step is not None:
+        path.append((step[0].rule, step[1]))
+        step = came[step[0]]
+    return path
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+def needs_time(graph: Graph) -> Recurrence:
+    """The recurrence of a graph; DoesNotApply if there is none."""
+    recurrence = Recurrence(graph)
+    if not recurrence:
+        raise DoesNotApply("the graph is not recurrent: no parameter is used again in time")
+    return recurrence
+
+
+def sliding(graph: Graph, recurrence: Recurrence, k: int) -> Flight:
+    """Truncated: only what has crossed fewer than k time steps, the terms of E21 of lag < k."""
+    flight: dict[Node, dict[int, Any]] = {graph.root: {0: graph.seed}}
+    with graph.root._arithmetic():
+        for node in reversed(graph.order):
+            for _, x, local in edges(node):
+                crossed = int(recurrence.crosses(node, x))
+                ages = flight.setdefault(x, {})
+                for age, g in flight.get(node, {}).items():
+                    if age + crossed < k:
+                        c = local * g
+                        before = ages.get(age + crossed)
+                        ages[age + crossed] = c if before is None else before + c
+    return {node: sum(ages.values()) for node, ages in flight.items() if ages}
+
+
+def blocks(graph: Graph, recurrence: Recurrence, k: int) -> Flight:
+    """Truncated: the state is detached before every k-th step."""
+    first = recurrence.steps[0]
+
+    def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
+        starts = recurrence.crosses(node, node.operands[which])
+        if starts and (recurrence.step(node) - first) % k == 0:  # type: ignore[operator]
+            return None
+        return local * g
+
+    return graph.swept(hand_on)
+
+
+def loss_of_step(graph: Graph, recurrence: Recurrence, t: int) -> Flight:
+    """Only the loss of one time step is differentiated."""
+
+    def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
+        step = recurrence.step(node)
+        read_out = step is not None and not recurrence.is_carried(node)
+        if read_out and step != t and not _is_total_beyond(recurrence, node, t):
+            return None
+        return local * g
+
+    return graph.swept(hand_on)
+
+
+def _is_total_beyond(recurrence: Recurrence, node: Node, t: int) -> bool:
+    """Whether a node is a running total of losses which has that of step t below it."""
+    steps = {recurrence.step(x) for _, x, _ in edges(node)}
+    return node.rule.name == "add" and len(steps) > 1 and (recurrence.step(node) or 0) > t
