@@ -329,7 +329,7 @@ class _Search:
         found = sorted(found, key=lambda pair: self._key(i, *pair))
         exact = [pair for pair in found if pair[1].residual <= verdict.tolerance]
         told: dict[str, Finding] = {}
-        for hypothesis, fit in exact or found:
+        for hypothesis, fit in _simple(exact or found):
             text = sentence(hypothesis, fit)
             scale = max(float(np.abs(verdict.right).max(initial=0.0)), 1e-300)
             name = named_factor(hypothesis, fit)
@@ -355,6 +355,12 @@ class _Search:
                 if predicted is not None and not _same(predicted, verdict.right, verdict.tolerance):
                     return True
         return False
+
+
+def _simple(found: list[tuple[Hypothesis, Fit]]) -> list[tuple[Hypothesis, Fit]]:
+    """Without mistakes that need another one besides, if there are some that need none."""
+    plain = [(h, fit) for h, fit in found if h.mistake == "right" or fit.rank == 0.0]
+    return plain or found
 
 
 def _same(x: Array, y: Array, tolerance: float) -> bool:
@@ -391,11 +397,6 @@ def _judge(verdict: Verdict, scale: float) -> None:
         verdict.status = "equal"
     elif verdict.largest <= 1e-4 * scale:
         verdict.status = "close"
-    elif not given.any():
-        verdict.findings = [Finding("zero", _ZERO, 1.0)]
-
-
-_ZERO = "It is zero everywhere: was it ever assigned, or the parameter cut off on the way?"
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

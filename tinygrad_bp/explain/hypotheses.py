@@ -93,6 +93,12 @@ def hypotheses(graph: Graph, targets: Sequence[Target]) -> Iterator[Hypothesis]:
         targets: the quantities whose gradients were given.
     """
     recurrence = Recurrence(graph)
+    yield Hypothesis(
+        "zero",
+        "zero everywhere: was it ever assigned, or the parameter cut off on the way?",
+        3.5,
+        lambda target: np.zeros(target.shape),
+    )
     yield from _of_activations(graph, recurrence)
     yield from _of_the_output(graph)
     yield from _of_biases(graph)

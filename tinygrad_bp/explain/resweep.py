@@ -117,6 +117,18 @@ class Graph:
         """The nodes that apply a function to one tracked operand, element by element."""
         return [node for node in self.order if is_activation(node)]
 
+    @cached_property
+    def tail(self) -> set[Node]:
+        """What is computed after the last parameter: the output's activation, and the loss."""
+        tail: set[Node] = set()
+        for node in reversed(self.order):
+            if all(
+                child in tail and not any(x.is_leaf for _, x, _ in edges(child))
+                for child, _ in self.children[node]
+            ):
+                tail.add(node)
+        return tail
+
     def uses(self, node: Node) -> list[Use]:
         """Where a node is used; if only a view of it is used, where that is."""
         children = self.children.get(node, [])

@@ -241,23 +241,19 @@ def binary_loss_on_softmax(graph: Graph) -> Flight:
     return graph.swept(hand_on)
 
 
-def logits(graph: Graph) -> list[Node]:
-    """What the loss turns into probabilities by itself: the input of a fused cross-entropy."""
-    found = []
-    for node in graph.order:
-        if getattr(node.rule, "name", "") in ("log_softmax", "softplus"):
-            found += [x for _, x, _ in edges(node) if not x.is_leaf]
-    return found
+def logits(graph: Graph) -> dict[Node, Node]:
+    """The inputs of fused cross-entropies, each with what makes a probability of it."""
+    return {
+        x: node
+        for node in graph.order
+        if getattr(node.rule, "name", "") in ("log_softmax", "softplus") and node in graph.tail
+        for _, x, _ in edges(node)
+    }
 
 
 def derivative_at_logits(graph: Graph) -> Flight:
     """Another a (1 - a) at the output, where the cross-entropy has cancelled it already."""
-    chosen = {
-        x: node
-        for node in graph.order
-        if getattr(node.rule, "name", "") in ("log_softmax", "softplus")
-        for _, x, _ in edges(node)
-    }
+    chosen = logits(graph)
     if not chosen:
         raise DoesNotApply("there is no cross-entropy of logits")
 
@@ -462,30 +458,31 @@ def later_state(graph: Graph, target: Target, recurrence: Recurrence) -> Any:
         raise DoesNotApply("it is no matrix that is used at several time steps")
     uses.sort(key=lambda use: recurrence.step(use.node) or 0)
     path = _path(uses[0].node, uses[1].node.x)
+    if path is None:
+        raise DoesNotApply("what it multiplies does not depend on it")
     last: Any = uses[-1].node
-    for rule, which in path or []:
+    for rule, which in path:
         steps = [c for c, i in graph.children[last] if c.rule is rule and i == which]
         if not steps:
             raise DoesNotApply("the last state is not in the graph")
         last = steps[0]
-    if path is None:
-        raise DoesNotApply("what it multiplies does not depend on it")
     states = [operands_of(use.node)[0] for use in uses[1:]] + [last.data]
     later = {use.node: state for use, state in zip(uses, states, strict=True)}
     return with_other_input(graph, target, lambda use: later[use.node])
 
 
 def _path(start: Node, end: Any) -> list[tuple[Any, int]] | None:
-    """The operations on a way from one node up to a later one."""
+    """The operations on a way from one node up to a later one; None if there is no way."""
+    if not isinstance(end, Node):
+        return None
     came: dict[Node, tuple[Node, int] | None] = {end: None}
     queue = deque([end])
     while queue and start not in came:
         node = queue.popleft()
-        if isinstance(node, Node):
-            for which, x, _ in edges(node):
-                if x not in came:
-                    came[x] = (node, which)
-                    queue.append(x)
+        for which, x, _ in edges(node):
+            if x not in came:
+                came[x] = (node, which)
+                queue.append(x)
     if start not in came:
         return None
     path, step = [], came[start]
