@@ -461,24 +461,31 @@ def after_update(
 
 
 def _fitted_rate(graph: Graph, given: Sequence[tuple[Target, Array]]) -> float | None:
-    """The learning rate by least squares; the wrong gradient is a polynomial of it."""
-    given = [(target, array) for target, array in given if array.shape == target.shape]
-    if not given:
-        return None
-    right = np.concatenate([t.of(graph.right).ravel() for t, _ in given])
-    excess = np.concatenate([array.ravel() for _, array in given]) - right
-    rate = 1e-3
-    for _ in range(12):
-        flight = wrong.after_update(graph, rate)
-        change = np.concatenate([t.of(flight).ravel() for t, _ in given]) - right
-        if not change.any() or not np.isfinite(change).all():
-            return None
-        before, rate = rate, rate * float(np.vdot(excess, change) / np.vdot(change, change))
+    """The learning rate that explains what is nearest to the loss.
+
+    There the weights above have the right gradient, so the wrong one is linear in the rate.
+    """
+    place = {node: i for i, node in enumerate(graph.order)}
+    trial = 0.01
+    flight = wrong.after_update(graph, trial)
+    nearest = sorted(
+        given,
+        key=lambda pair: max(place.get(use.node, 0) for uses in pair[0].uses(graph) for use in uses)
+        if any(pair[0].uses(graph))
+        else 0,
+        reverse=True,
+    )
+    for target, array in nearest:
+        right = target.of(graph.right)
+        change = target.of(flight) - right
+        if array.shape != right.shape or not change.any():
+            continue
+        rate = trial * float(np.vdot(array - right, change) / np.vdot(change, change))
         if not 1e-8 < rate < 100.0:
             return None
-        if abs(rate - before) < 1e-13 * rate:
-            break
-    return rate
+        short = float(f"{rate:.3g}")  # as people choose it
+        return short if abs(rate - short) < 1e-6 * short else rate
+    return None
 
 
 # --- factors ------------------------------------------------------------------------------------
