@@ -5,6 +5,7 @@ Nothing here uses the package: the formulas are those of the textbooks, E1 to E2
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -72,7 +73,7 @@ def mlp(net, mistake="", layer=None, sample=0, rate=0.5, keep=None):
         delta = p - net.y
         if mistake == "derivative_at_logits":
             delta = delta * p * (1 - p)
-        if mistake == "binary_loss_on_softmax":
+        if mistake == "binary_cross_entropy_on_softmax":
             dp = -net.y / p + (1 - net.y) / (1 - p)
             delta = p * (dp - (dp * p).sum(1, keepdims=True))
     elif net.loss == "logistic":  # binary cross-entropy of logits
@@ -142,7 +143,7 @@ def random_mlp(rng, depth=None, batch=None, kinds=("sigmoid", "tanh", "softplus"
         activations[-1] = "identity"
     elif output:
         activations[-1] = output
-    W = [rng.normal(0, 1.0, (p, q)) for p, q in zip(sizes, sizes[1:], strict=False)]
+    W = [rng.normal(0, 1.0, (p, q)) for p, q in pairwise(sizes)]
     b = [rng.normal(0, 0.5, q) for q in sizes[1:]]
     x = rng.normal(size=(m, sizes[0]))
     if loss in ("softmax", "softmax_squared"):
@@ -205,7 +206,8 @@ def rnn(net, mistake="", k=None):
         dz = dh * slopes[t]
         deltas[f"h({t})"], deltas[f"z({t})"] = dh, dz
         counted = {
-            "only_last": t == T, "only_first": t == 1, "missing_last": t < T, "missing_first": t > 1,
+            "only_last": t == T, "only_first": t == 1,
+            "missing_last": t < T, "missing_first": t > 1,
         }.get(mistake, True)  # fmt: skip
         if counted:
             use(t, dh if mistake == "delta_of_activation" else dz)

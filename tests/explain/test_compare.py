@@ -1,10 +1,9 @@
-"""Gradients by hand: mistakes planted in random networks are named, and right ones never accused."""
+"""Gradients by hand: mistakes planted in random networks are named, right ones never accused."""
 
 import os
 
 import by_hand
 import numpy as np
-import oracles
 import pytest
 
 import tinygrad_bp as tb
@@ -12,7 +11,9 @@ from tinygrad_bp import nn
 from tinygrad_bp.explain.compare import compare
 from tinygrad_bp.recording import scope
 
-ROUNDS = int(os.environ.get("TINYGRAD_BP_ROUNDS", "6"))  # networks per diagnosis; 200 for the report
+ROUNDS = int(
+    os.environ.get("TINYGRAD_BP_ROUNDS", "6")
+)  # networks per diagnosis; 200 for the report
 
 
 # --- the same networks, recorded ----------------------------------------------------------------
@@ -114,7 +115,7 @@ MLPS = {
     "formula_at_input": {"kinds": ("sigmoid", "tanh")},
     "derivative_twice": {},
     "derivative_at_logits": {"loss": ("softmax", "logistic")},
-    "binary_loss_on_softmax": {"loss": ("softmax",), "least": 3},
+    "binary_cross_entropy_on_softmax": {"loss": ("softmax",), "least": 3},
     "softmax_elementwise": {"loss": ("softmax_squared",), "least": 3},  # of two: a factor ½
     "missing_jacobian": {"loss": ("softmax_squared",)},
     "missing_sample": {},
@@ -153,7 +154,9 @@ def test_a_mistake_in_a_feed_forward_network_is_named(mistake):
 )  # fmt: skip
 def test_a_mistake_at_one_layer_is_named(mistake, least):
     def make(rng):
-        return by_hand.random_mlp(rng, square=mistake == "own_output", depth=int(rng.integers(3, 5)))
+        return by_hand.random_mlp(
+            rng, square=mistake == "own_output", depth=int(rng.integers(3, 5))
+        )
 
     def layer(net, rng):
         return int(rng.integers(least, len(net.W)))

@@ -7,14 +7,15 @@ give the same numbers, all of them are: numbers alone cannot tell them apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygrad_bp.explain import rounding
-from tinygrad_bp.explain.hypotheses import Hypothesis, Sizes, after_update, hypotheses
+from tinygrad_bp.explain.hypotheses import Hypothesis, after_update, hypotheses
 from tinygrad_bp.explain.resweep import Graph
+from tinygrad_bp.explain.sizes import Sizes
 from tinygrad_bp.explain.tables import Shown, Table
 from tinygrad_bp.explain.targets import Array, Target, target_of
 from tinygrad_bp.explain.transforms import Fit, fits, named_factor, sentence
@@ -110,11 +111,19 @@ def _close(verdict: Verdict) -> str:
     ).strip()
 
 
-_STATUS = {
-    "equal": lambda v: f"equal (within rounding, {number(v.tolerance)}). {v.note}".strip(),
+def _equal(verdict: Verdict) -> str:
+    return f"equal (within rounding, {number(verdict.tolerance)}). {verdict.note}".strip()
+
+
+def _not_finite(verdict: Verdict) -> str:
+    return verdict.note
+
+
+_STATUS: dict[str, Callable[[Verdict], str]] = {
+    "equal": _equal,
     "close": _close,
     "different": _different,
-    "not finite": lambda v: v.note,
+    "not finite": _not_finite,
 }
 
 
@@ -175,7 +184,9 @@ class Comparison(Shown):
             if not verdict:
                 break
             before.append(verdict.name)
-        right = f"{', '.join(before)} {'is' if len(before) == 1 else 'are'} right; " if before else ""
+        right = (
+            f"{', '.join(before)} {'is' if len(before) == 1 else 'are'} right; " if before else ""
+        )
         return f"Deltas, from the loss backwards: {right}{self.departs} is the first that departs."
 
     def html(self) -> str:
@@ -375,7 +386,9 @@ def _judge(verdict: Verdict, scale: float) -> None:
     """What can be said of the numbers alone."""
     given, right = verdict.given, verdict.right
     bad = ~np.isfinite(given)
-    if bad.any() and not (given.shape == right.shape and np.array_equal(given, right, equal_nan=True)):
+    if bad.any() and not (
+        given.shape == right.shape and np.array_equal(given, right, equal_nan=True)
+    ):
         _say_not_finite(verdict, bad)
         return
     if given.shape != right.shape:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import product
 from typing import Any
 
 import numpy as np
 
-from tinygrad_bp.explain import wrong
+from tinygrad_bp.explain import shares, wrong
 from tinygrad_bp.explain.naming import place_of
-from tinygrad_bp.explain.recurrence import Recurrence
-from tinygrad_bp.explain.resweep import Flight, Graph, edges, operands_of
+from tinygrad_bp.explain.recurrence import Recurrence, recurrence_of
+from tinygrad_bp.explain.resweep import Flight, Graph, edges
 from tinygrad_bp.explain.targets import Array, Target, parameters_of
-from tinygrad_bp.explain.wrong import DoesNotApply
+from tinygrad_bp.explain.wrong import DoesNotApplyError
 from tinygrad_bp.graph import Node
 
 MOST_SAMPLES = 128  # that are left out one by one
@@ -57,7 +56,7 @@ class Hypothesis:
         try:
             with np.errstate(all="ignore"):
                 predicted = self._predict(target)
-        except DoesNotApply:
+        except DoesNotApplyError:
             return None
         return None if predicted is None else np.asarray(predicted)
 
@@ -73,9 +72,9 @@ def in_sweep(mistake: str, text: str, rank: float, sweep: Callable[[], Flight]) 
         if not kept:
             try:
                 kept.append(sweep())
-            except DoesNotApply as reason:
+            except DoesNotApplyError as reason:
                 kept.append(reason)
-        if isinstance(kept[0], DoesNotApply):
+        if isinstance(kept[0], DoesNotApplyError):
             raise kept[0]
         return target.of(kept[0])
 
@@ -92,7 +91,7 @@ def hypotheses(graph: Graph, targets: Sequence[Target]) -> Iterator[Hypothesis]:
         graph: the recorded one.
         targets: the quantities whose gradients were given.
     """
-    recurrence = Recurrence(graph)
+    recurrence = recurrence_of(graph)
     yield Hypothesis(
         "zero",
         "zero everywhere: was it ever assigned, or the parameter cut off on the way?",
@@ -116,7 +115,7 @@ def _of_activations(graph: Graph, recurrence: Recurrence) -> Iterator[Hypothesis
         "what comes of the delta ∂C/∂a after the activation, where ∂C/∂z before it belongs: "
         "δ_z = σ'(z) ⊙ δ_a",
         2.5,
-        lambda target: wrong.delta_of_activation(graph, target),
+        lambda target: shares.delta_of_activation(graph, target),
     )
     for where, nodes, extra in groups(graph, recurrence):
         for mistake, text, way in _WAYS:
@@ -217,13 +216,13 @@ def _of_the_output(graph: Graph) -> Iterator[Hypothesis]:
         )
     if wrong.softmaxes(graph):
         yield in_sweep(
-            "binary_loss_on_softmax",
+            "binary_cross_entropy_on_softmax",
             "the gradient of the binary cross-entropy, −y log ŷ − (1 − y) log(1 − ŷ), beside a "
             "softmax, where the loss is −Σ y log ŷ",
             2.2,
-            lambda: wrong.binary_loss_on_softmax(graph),
+            lambda: wrong.binary_cross_entropy_on_softmax(graph),
         )
-    if wrong.logits(graph):
+    if graph.fused:
         yield in_sweep(
             "derivative_at_logits",
             "the gradient with another factor ŷ(1 − ŷ) at the output, where the cross-entropy has "
@@ -238,13 +237,13 @@ def _of_biases(graph: Graph) -> Iterator[Hypothesis]:
         "unsummed",
         "not summed over the samples: the same bias serves all of them, so their deltas add up",
         1.2,
-        lambda target: wrong.unsummed(graph, target),
+        lambda target: shares.unsummed(graph, target),
     )
     yield Hypothesis(
         "wrong_axis",
         "summed over the features, where the samples are to be summed: axis 1 for axis 0",
         1.3,
-        lambda target: wrong.unsummed(graph, target).sum(axis=-1),
+        lambda target: shares.unsummed(graph, target).sum(axis=-1),
     )
 
 
@@ -252,19 +251,19 @@ def _of_time(graph: Graph, recurrence: Recurrence) -> Iterator[Hypothesis]:
     steps = recurrence.steps
     if not steps or len(steps) > MOST_STEPS:
         return
-    shares = cache(recurrence.shares)
+    per_step = cache(recurrence.shares)
     for i, t in enumerate(steps):
         yield Hypothesis(
             "only_step",
             f"the share of {_nth(i, steps)} alone, t = {t}; the uses at all steps add up",
             3.0 + 0.2 * (0 < i < len(steps) - 1),
-            lambda target, t=t: shares(target).get(t),  # type: ignore[misc]
+            lambda target, t=t: per_step(target).get(t),  # type: ignore[misc]
         )
         yield Hypothesis(
             "missing_step",
             f"the gradient without the share of {_nth(i, steps)}, t = {t}",
             3.1 + 0.2 * (0 < i < len(steps) - 1),
-            lambda target, t=t: _without(shares(target), t),  # type: ignore[misc]
+            lambda target, t=t: _without(per_step(target), t),  # type: ignore[misc]
         )
     last = steps[-1]
     yield in_sweep(
@@ -306,14 +305,14 @@ def _without(shares: dict[int, Any], t: int) -> Any:
 
 
 def _of_samples(graph: Graph, targets: Sequence[Target]) -> Iterator[Hypothesis]:
-    samples = cache(lambda target: wrong.samples_of(graph, target))
+    samples = cache(lambda target: shares.samples_of(graph, target))
     most = max((len(samples(target)) for target in targets), default=0)
     if not 1 < most <= MOST_SAMPLES:
         return
 
     def share(target: Target, i: int) -> Any:
         if len(samples(target)) != most:
-            raise DoesNotApply("it is not used once per sample")
+            raise DoesNotApplyError("it is not used once per sample")
         return samples(target)[i]()
 
     for i in range(most):
@@ -356,19 +355,19 @@ def _of_products(graph: Graph, recurrence: Recurrence) -> Iterator[Hypothesis]:
             "later_state",
             "the gradient formed with h(t), where the recurrent weights multiply h(t−1)",
             3.4,
-            lambda target: wrong.later_state(graph, target, recurrence),
+            lambda target: shares.later_state(graph, target, recurrence),
         )
     yield Hypothesis(
         "own_output",
         "the gradient formed with the layer's own output, where its input belongs: δˡ aˡ⁻¹ᵀ",
         3.6,
-        lambda target: wrong.with_other_input(graph, target, wrong.own_output(graph)),
+        lambda target: shares.with_other_input(graph, target, shares.own_output(graph)),
     )
     yield Hypothesis(
         "weighted_input",
         "the gradient formed with z of the layer below, where its activation a belongs",
         3.6,
-        lambda target: wrong.with_other_input(graph, target, wrong.weighted_input),
+        lambda target: shares.with_other_input(graph, target, shares.weighted_input),
     )
 
 
@@ -455,7 +454,7 @@ def after_update(
             f"learning rate of {rate:.4g}: update after the whole sweep"
         )
         flight = wrong.after_update(graph, rate)
-    except DoesNotApply:
+    except DoesNotApplyError:
         return None
     return in_sweep("updated_weights", text, 3.5, lambda: flight)
 
@@ -470,9 +469,11 @@ def _fitted_rate(graph: Graph, given: Sequence[tuple[Target, Array]]) -> float |
     flight = wrong.after_update(graph, trial)
     nearest = sorted(
         given,
-        key=lambda pair: max(place.get(use.node, 0) for uses in pair[0].uses(graph) for use in uses)
-        if any(pair[0].uses(graph))
-        else 0,
+        key=lambda pair: (
+            max(place.get(use.node, 0) for uses in pair[0].uses(graph) for use in uses)
+            if any(pair[0].uses(graph))
+            else 0
+        ),
         reverse=True,
     )
     for target, array in nearest:
@@ -486,44 +487,3 @@ def _fitted_rate(graph: Graph, given: Sequence[tuple[Target, Array]]) -> float |
         short = float(f"{rate:.3g}")  # as people choose it
         return short if abs(rate - short) < 1e-6 * short else rate
     return None
-
-
-# --- factors ------------------------------------------------------------------------------------
-
-
-class Sizes:
-    """The numbers that a textbook divides by, as far as the graph shows them.
-
-    Attributes:
-        samples, outputs, steps: m, K and τ; 1 where there is one, or none is to be seen.
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        products = [n for n in graph.order if getattr(n.rule, "name", "") in ("matmul", "linear")]
-        inputs = [np.shape(operands_of(node)[0]) for node in products]
-        lengths = [shape[0] for shape in inputs if len(shape) >= 2]
-        self.samples = max(set(lengths), key=lengths.count) if lengths else 1
-        self.outputs = np.shape(products[-1].data)[-1] if products and lengths else 1  # type: ignore[attr-defined]
-        self.steps = max(len(Recurrence(graph).steps), 1)
-
-    def named(self) -> list[tuple[float, str]]:
-        """Factors that a mistake may bring in, the simple before the composed, and their words."""
-        known = {
-            "m, the number of samples": self.samples,
-            "K, the number of outputs": self.outputs,
-            "τ, the number of time steps": self.steps,
-        }
-        known = {words: n for words, n in known.items() if n > 1}
-        found = [(2.0, ""), (0.5, "")]
-        for chosen in product((0, 1), repeat=len(known)):
-            words = [w for w, yes in zip(known, chosen, strict=True) if yes]
-            n = float(np.prod([known[w] for w in words]))
-            if words:
-                text = " times ".join(words)
-                found += [(n, text), (1 / n, f"1 by {text}")]
-                found += [(2 * n, f"2 times {text}"), (2 / n, f"2 by {text}")]
-                found += [(n / 2, f"½ times {text}"), (0.5 / n, f"1 by 2 times {text}")]
-        if self.samples > 2:
-            m = self.samples
-            found.append((m / (m - 1), "m by m − 1, m the number of samples"))
-        return sorted(found, key=lambda pair: len(pair[1]))

@@ -77,6 +77,13 @@ class Recurrence:
         return {t: target.of(shares[t]) for t in sorted(shares)}
 
 
+def recurrence_of(graph: Graph) -> Recurrence:
+    """The recurrence of a graph, found once."""
+    if "recurrence" not in graph.kept:
+        graph.kept["recurrence"] = Recurrence(graph)
+    return graph.kept["recurrence"]  # type: ignore[no-any-return]
+
+
 def _recurrent_uses(graph: Graph) -> set[Node]:
     """The uses of the parameter that meets itself most often on one path to the loss."""
     candidates = []
@@ -95,7 +102,8 @@ def _recurrent_uses(graph: Graph) -> set[Node]:
 
 def _levels(graph: Graph, uses: Iterable[Node]) -> dict[Node, int]:
     """How many of the uses lie on a path below each node, itself included, at most."""
-    uses, levels = set(uses), {}
+    uses = set(uses)
+    levels: dict[Node, int] = {}
     for node in graph.order:
         below = max((levels[x] for _, x, _ in edges(node)), default=0)
         levels[node] = below + (node in uses)

@@ -86,7 +86,7 @@ class Graph:
         self.root: Node = loss
         self.right: Flight = {step.node: step.gradient for step in steps}
         self.order = list(reversed(self.right))
-        self.uncancelled: Flight | None = None  # kept by `rounding`
+        self.kept: dict[str, Any] = {}  # what others have found out about this graph
 
     @cached_property
     def seed(self) -> Any:
@@ -114,8 +114,26 @@ class Graph:
 
     @cached_property
     def activations(self) -> list[Node]:
-        """The nodes that apply a function to one tracked operand, element by element."""
-        return [node for node in self.order if is_activation(node)]
+        """The nodes that apply a function to one tracked operand, element by element.
+
+        Those of fused cross-entropies do not count.
+        """
+        fused = set(self.fused.values())
+        return [node for node in self.order if is_activation(node) and node not in fused]
+
+    @cached_property
+    def fused(self) -> dict[Node, Node]:
+        """The logits of fused cross-entropies, each with what makes a probability of it.
+
+        That is `log_softmax(o)`, or the softplus in `softplus(z) - y z`, where z is used again.
+        """
+        found = {}
+        for node in self.order:
+            if node in self.tail and getattr(node.rule, "name", "") in ("log_softmax", "softplus"):
+                for _, x, _ in edges(node):
+                    if node.rule.name == "log_softmax" or len(self.children[x]) > 1:
+                        found[x] = node
+        return found
 
     @cached_property
     def tail(self) -> set[Node]:
@@ -170,7 +188,7 @@ def edges(node: Node) -> Iterable[tuple[int, Node, Any]]:
 
 
 def is_activation(node: Node) -> bool:
-    """Whether a node is a function of one tracked operand, element by element, and no arithmetic."""
+    """Whether a node is a function of one tracked operand, elementwise, and no arithmetic."""
     rule = node.rule
     if not isinstance(rule, Rule) or rule.name in _ARITHMETIC:
         return False

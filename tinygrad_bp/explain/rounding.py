@@ -23,7 +23,10 @@ def tolerance(graph: Graph, target: Target, given: Array) -> float:
     """
     coarse = max(np.finfo(given.dtype).eps, np.finfo(target.dtype).eps)
     with np.errstate(all="ignore"):
-        terms = [size(graph, target), float(np.abs(target.of(_uncancelled(graph))).max(initial=0.0))]
+        terms = [
+            size(graph, target),
+            float(np.abs(target.of(_uncancelled(graph))).max(initial=0.0)),
+        ]
     return ROUNDINGS * float(coarse) * max(x for x in [0.0, *terms] if np.isfinite(x))
 
 
@@ -51,9 +54,9 @@ def _absolute(use: Use, g: Any) -> Any:
 
 def _uncancelled(graph: Graph) -> dict[Node, Any]:
     """The sweep, as if at the loss the outputs were as far from the targets as from zero."""
-    if graph.uncancelled is None:
-        graph.uncancelled = graph.swept(_without_cancelling)
-    return graph.uncancelled
+    if "uncancelled" not in graph.kept:
+        graph.kept["uncancelled"] = graph.swept(_without_cancelling)
+    return graph.kept["uncancelled"]  # type: ignore[no-any-return]
 
 
 def _without_cancelling(node: Node, which: int, local: Any, g: Any) -> Any:
@@ -71,5 +74,3 @@ def _without_cancelling(node: Node, which: int, local: Any, g: Any) -> Any:
 
 def _is_difference(x: Any) -> bool:
     return isinstance(x, Node) and not x.is_leaf and x.rule.name in ("subtract", "add")
-
-

@@ -143,5 +143,7 @@ def _by_name(name: str, graph: Graph) -> Target:
         return Target(name, whole, np.shape(graph.right[whole[0]]))
     if not whole:
         known = ", ".join(dict.fromkeys(place_of(n).name for n in graph.order if n.label))
-        raise ValueError(f"there is no {name!r} in this graph; there are {known or 'no names'}"[:200])
+        raise ValueError(
+            f"there is no {name!r} in this graph; there are {known or 'no names'}"[:200]
+        )
     raise ValueError(f"{len(whole)} nodes are called {name!r}: give the node itself, or a model")

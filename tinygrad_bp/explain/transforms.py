@@ -72,10 +72,10 @@ def fits(
 
 def _limit(verdict: Any, factor: float) -> float:
     size = float(np.abs(verdict.given).max(initial=0.0))
-    strict: float = verdict.tolerance * max(1.0, abs(factor))
+    strict = float(verdict.tolerance) * max(1.0, abs(factor))
     if verdict.given.size < 3 or np.isnan(verdict.largest):
         return strict
-    return max(strict, min(NOISE * size, BETTER * verdict.largest))
+    return max(strict, min(NOISE * size, BETTER * float(verdict.largest)))
 
 
 def _symmetric(x: Array) -> bool:
@@ -140,8 +140,7 @@ def sentence(hypothesis: Hypothesis, fit: Fit) -> str:
 
 
 _TRANSPOSED = (
-    "with samples in rows it is aᵀ δ, of the shape (inputs, outputs); "
-    "textbooks have columns, δ aᵀ."
+    "with samples in rows it is aᵀ δ, of the shape (inputs, outputs); textbooks have columns, δ aᵀ."
 )
 
 

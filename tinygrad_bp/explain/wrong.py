@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp import array_rules, arrays
-from tinygrad_bp.explain.recurrence import Recurrence
+from tinygrad_bp.explain.recurrence import Recurrence, recurrence_of
 from tinygrad_bp.explain.resweep import (
     Flight,
     Graph,
@@ -23,7 +23,6 @@ from tinygrad_bp.explain.resweep import (
     local_at,
     namespace_of,
     operands_of,
-    unreduced,
     value_of,
 )
 from tinygrad_bp.explain.targets import Target
@@ -32,9 +31,10 @@ from tinygrad_bp.tensor import Tensor
 
 _MOST_VISITS = 100_000
 _MOST_SWEEPS = 50
+_MOST_SHARED = 5_000
 
 
-class DoesNotApply(ValueError):
+class DoesNotApplyError(ValueError):
     """There is nothing in this graph that the mistake could be made at."""
 
 
@@ -86,7 +86,9 @@ def every_arrival(graph: Graph, overwrite: bool = False) -> Flight:
                 continue
             visits += 1
             if visits > _MOST_VISITS:
-                raise DoesNotApply(f"it would take more than {_MOST_VISITS} visits: one per path")
+                raise DoesNotApplyError(
+                    f"it would take more than {_MOST_VISITS} visits: one per path"
+                )
             _, x, local = edge
             c = local * flight[node]
             flight[x] = flight[x] + c if x in flight and not overwrite else c
@@ -140,6 +142,8 @@ def without_derivative_in_recursion(graph: Graph) -> Flight:
 
     Two gradients travel: what is handed to parameters, and what is handed further down.
     """
+    if not graph.activations:
+        raise DoesNotApplyError("there is no activation")
     flight: dict[Node, tuple[Any, Any]] = {graph.root: (graph.seed, graph.seed)}
     with graph.root._arithmetic():
         for node in reversed(graph.order):
@@ -154,26 +158,7 @@ def without_derivative_in_recursion(graph: Graph) -> Flight:
     return {node: own for node, (own, _) in flight.items()}
 
 
-def delta_of_activation(graph: Graph, target: Target) -> Any:
-    """The parameter's gradient with ∂C/∂a in the place of ∂C/∂z; the deltas themselves are right.
-
-    The activation is the next one on the way from each use towards the loss.
-    """
-    flight: Flight = {}
-    found = False
-    for node, uses in zip(target.nodes, target.uses(graph), strict=True):
-        for use in uses:
-            activation = _next_activation(graph, use.node)
-            g = graph.right[use.node]
-            if activation is not None and _same_shape(graph.right[activation], g):
-                g, found = graph.right[activation], True
-            flight[node] = use.share(g) + flight.get(node, 0.0)
-    if not found:
-        raise DoesNotApply("no activation follows the parameter")
-    return target.of(flight)
-
-
-def _next_activation(graph: Graph, node: Node) -> Node | None:
+def next_activation(graph: Graph, node: Node) -> Node | None:
     """The activation that a weighted input goes to, past the sums that make it up."""
     while not is_activation(node):
         children = graph.children[node]
@@ -181,10 +166,6 @@ def _next_activation(graph: Graph, node: Node) -> Node | None:
             return None if not children or not is_activation(children[0][0]) else children[0][0]
         node = children[0][0]
     return node
-
-
-def _same_shape(x: Any, y: Any) -> bool:
-    return np.shape(x) == np.shape(y)
 
 
 # --- softmax and the loss -----------------------------------------------------------------------
@@ -205,7 +186,7 @@ def softmax_elementwise(graph: Graph) -> Flight:
     """
     chosen = {n for n in softmaxes(graph) if n.rule.name == "softmax"}
     if not chosen:
-        raise DoesNotApply("there is no softmax")
+        raise DoesNotApplyError("there is no softmax")
 
     def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
         if node not in chosen:
@@ -216,7 +197,7 @@ def softmax_elementwise(graph: Graph) -> Flight:
     return graph.swept(hand_on)
 
 
-def binary_loss_on_softmax(graph: Graph) -> Flight:
+def binary_cross_entropy_on_softmax(graph: Graph) -> Flight:
     """Binary cross-entropy, `-Σ y log ŷ + (1-y) log(1-ŷ)`, differentiated beside a softmax.
 
     The recorded loss must be the softmax cross-entropy, `-Σ y log ŷ`: from the gradient that
@@ -224,7 +205,7 @@ def binary_loss_on_softmax(graph: Graph) -> Flight:
     """
     chosen = set(softmaxes(graph))
     if not chosen:
-        raise DoesNotApply("there is no softmax")
+        raise DoesNotApplyError("there is no softmax")
 
     def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
         if node not in chosen:
@@ -241,21 +222,11 @@ def binary_loss_on_softmax(graph: Graph) -> Flight:
     return graph.swept(hand_on)
 
 
-def logits(graph: Graph) -> dict[Node, Node]:
-    """The inputs of fused cross-entropies, each with what makes a probability of it."""
-    return {
-        x: node
-        for node in graph.order
-        if getattr(node.rule, "name", "") in ("log_softmax", "softplus") and node in graph.tail
-        for _, x, _ in edges(node)
-    }
-
-
 def derivative_at_logits(graph: Graph) -> Flight:
     """Another a (1 - a) at the output, where the cross-entropy has cancelled it already."""
-    chosen = logits(graph)
+    chosen = graph.fused
     if not chosen:
-        raise DoesNotApply("there is no cross-entropy of logits")
+        raise DoesNotApplyError("there is no cross-entropy of logits")
 
     def arriving(node: Node, g: Any) -> Any:
         if node not in chosen:
@@ -275,7 +246,7 @@ def not_transposed(graph: Graph, nodes: Collection[Node] | None = None) -> Fligh
     """δ handed down through W where Wᵀ is right, at square matrices."""
     squares = square_products(graph) if nodes is None else nodes
     if not squares:
-        raise DoesNotApply("there is no square weight matrix below the first layer")
+        raise DoesNotApplyError("there is no square weight matrix below the first layer")
     chosen = set(squares)
 
     def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
@@ -305,21 +276,43 @@ def after_update(graph: Graph, learning_rate: float) -> Flight:
     """Every weight is moved by its gradient before the delta is handed through it.
 
     Which gradient is that of this very mistake, so the sweep is repeated until it stays as it is:
-    after as many sweeps as there are layers.
+    after as many sweeps as there are layers. Recurrent weights are not moved: their gradient is
+    complete only after the last step that they hand a delta through.
     """
+    moved = set(graph.leaves) - _recurrent(graph)
     gradients: Flight = graph.right
     for _ in range(_MOST_SWEEPS):
-        flight = graph.swept(_through_moved(gradients, learning_rate))
+        flight = graph.swept(_through_moved(gradients, moved, learning_rate))
         if all(np.array_equal(flight[x], gradients[x], equal_nan=True) for x in graph.leaves):
             return flight
         gradients = flight
-    raise DoesNotApply("the weights are shared, so there is no layer that is updated first")
+    raise DoesNotApplyError(f"there are more than {_MOST_SWEEPS} layers, or numbers are not finite")
 
 
-def _through_moved(gradients: Flight, learning_rate: float) -> Callable[..., Any]:
+def _recurrent(graph: Graph) -> set[Node]:
+    """The leaves that are used again by what was computed from them."""
+    several = [leaf for leaf in graph.leaves if len(graph.children[leaf]) > 1]
+    if len(several) > _MOST_SHARED:
+        raise DoesNotApplyError(f"more than {_MOST_SHARED} parameters are used several times")
+    bits = {leaf: 1 << i for i, leaf in enumerate(several)}
+    below: dict[Node, int] = {}  # the leaves that a node was computed from, one bit for each
+    again = 0
+    for node in graph.order:
+        inner = own = 0
+        for _, x, _ in edges(node):
+            if x.is_leaf:
+                own |= bits.get(x, 0)
+            else:
+                inner |= below[x]
+        again |= own & inner
+        below[node] = own | inner
+    return {leaf for leaf in several if bits[leaf] & again}
+
+
+def _through_moved(gradients: Flight, moved: set[Node], learning_rate: float) -> Callable[..., Any]:
     def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
         operand = node.operands[which]
-        weights = [i for i, x, _ in edges(node) if x.is_leaf and i != which]
+        weights = [i for i, x, _ in edges(node) if x in moved and i != which]
         if operand.is_leaf or not weights:
             return local * g
         operands = operands_of(node)
@@ -346,6 +339,8 @@ def penalty(graph: Graph, target: Target) -> Any:
     """What a penalty on the parameter adds to its gradient; None if there is none."""
     flight: Flight = {}
     for node, uses in zip(target.nodes, target.uses(graph), strict=True):
+        if all(map(is_penalty, uses)):
+            return None  # it is what the loss is about
         for use in filter(is_penalty, uses):
             flight[node] = use.share(graph.right[use.node]) + flight.get(node, 0.0)
     return target.of(flight) if flight else None
@@ -363,143 +358,14 @@ def strength(graph: Graph, targets: Iterable[Target]) -> float | None:
     return None
 
 
-# --- samples, and what a weight is multiplied by ------------------------------------------------
-
-
-def unsummed(graph: Graph, target: Target) -> Any:
-    """The gradient of a bias before its samples are summed; of a sequence, summed over time."""
-    if not target.is_array or len(target.shape) != 1:
-        raise DoesNotApply("it is no vector of biases")
-    total = None
-    for use in graph.uses(target.nodes[0]):
-        whole = None if use.views else unreduced(use, graph.right[use.node])
-        if whole is None or np.ndim(whole) < 2 or (total is not None and whole.shape != total.shape):
-            raise DoesNotApply("it is not added to a batch")
-        total = whole if total is None else total + whole
-    return total
-
-
-def samples_of(graph: Graph, target: Target) -> list[Callable[[], Any]]:
-    """What each sample of the batch adds to the gradient, one function per sample."""
-    if target.is_array:
-        return _rows_of(graph, target)
-    counts = {len(uses) for uses in target.uses(graph)}
-    recurrence = Recurrence(graph)
-    if len(counts) != 1 or recurrence:
-        return []
-
-    def share(i: int) -> Any:
-        pairs = zip(target.nodes, target.uses(graph), strict=True)
-        return target.of({n: uses[i].share(graph.right[uses[i].node]) for n, uses in pairs})
-
-    return [lambda i=i: share(i) for i in range(counts.pop())]  # type: ignore[misc]
-
-
-def _rows_of(graph: Graph, target: Target) -> list[Callable[[], Any]]:
-    uses = graph.uses(target.nodes[0])
-    gradients = [graph.right[use.node] for use in uses if not is_penalty(use)]
-    uses = [use for use in uses if not is_penalty(use)]
-    lengths = {len(g) if np.ndim(g) >= 2 else 0 for g in gradients}
-    if len(lengths) != 1 or not (m := lengths.pop()):
-        return []
-
-    def share(i: int) -> Any:
-        total = np.zeros(target.shape, target.dtype)
-        for use, g in zip(uses, gradients, strict=True):
-            masked = np.zeros_like(g)
-            masked[i] = g[i]
-            total = total + use.share(masked)
-        return total
-
-    return [lambda i=i: share(i) for i in range(m)]  # type: ignore[misc]
-
-
-def with_other_input(graph: Graph, target: Target, other: Callable[[Use], Any]) -> Any:
-    """The gradient of a matrix of weights with something else in the place of its input."""
-    total: Any = 0.0
-    changed = False
-    for use in graph.uses(target.nodes[0]) if target.is_array else []:
-        share = use.share(graph.right[use.node])
-        x = other(use) if use.is_matrix else None
-        operands = operands_of(use.node)
-        if x is not None and np.shape(x) == np.shape(operands[0]):
-            operands[0], changed = x, True
-            local = local_at(use.node, 1, operands, use.local.result)
-            share = use.back(local * graph.right[use.node])
-        total = total + share
-    if not changed:
-        raise DoesNotApply("no other input has the shape of the right one")
-    return total
-
-
-def own_output(graph: Graph) -> Callable[[Use], Any]:
-    """The layer's own output a^l, in the place of its input; of a recurrent one, h(t) for h(t-1).
-
-    For a recurrent matrix the own output is the state that the next use multiplies.
-    """
-
-    def other(use: Use) -> Any:
-        activation = _next_activation(graph, use.node)
-        return None if activation is None else activation.data  # type: ignore[attr-defined]
-
-    return other
-
-
-def weighted_input(use: Use) -> Any:
-    """The z of the layer below, in the place of its a."""
-    x = use.node.x
-    return operands_of(x)[0] if isinstance(x, Tensor) and is_activation(x) else None
-
-
-def later_state(graph: Graph, target: Target, recurrence: Recurrence) -> Any:
-    """h(t) in the place of h(t-1) at every use of a recurrent matrix."""
-    uses = [use for use in graph.uses(target.nodes[0]) if target.is_array and use.is_matrix]
-    if len(uses) < 2 or any(recurrence.step(use.node) is None for use in uses):
-        raise DoesNotApply("it is no matrix that is used at several time steps")
-    uses.sort(key=lambda use: recurrence.step(use.node) or 0)
-    path = _path(uses[0].node, uses[1].node.x)
-    if path is None:
-        raise DoesNotApply("what it multiplies does not depend on it")
-    last: Any = uses[-1].node
-    for rule, which in path:
-        steps = [c for c, i in graph.children[last] if c.rule is rule and i == which]
-        if not steps:
-            raise DoesNotApply("the last state is not in the graph")
-        last = steps[0]
-    states = [operands_of(use.node)[0] for use in uses[1:]] + [last.data]
-    later = {use.node: state for use, state in zip(uses, states, strict=True)}
-    return with_other_input(graph, target, lambda use: later[use.node])
-
-
-def _path(start: Node, end: Any) -> list[tuple[Any, int]] | None:
-    """The operations on a way from one node up to a later one; None if there is no way."""
-    if not isinstance(end, Node):
-        return None
-    came: dict[Node, tuple[Node, int] | None] = {end: None}
-    queue = deque([end])
-    while queue and start not in came:
-        node = queue.popleft()
-        for which, x, _ in edges(node):
-            if x not in came:
-                came[x] = (node, which)
-                queue.append(x)
-    if start not in came:
-        return None
-    path, step = [], came[start]
-    while step is not None:
-        path.append((step[0].rule, step[1]))
-        step = came[step[0]]
-    return path
-
-
 # --- time ---------------------------------------------------------------------------------------
 
 
 def needs_time(graph: Graph) -> Recurrence:
-    """The recurrence of a graph; DoesNotApply if there is none."""
-    recurrence = Recurrence(graph)
+    """The recurrence of a graph; DoesNotApplyError if there is none."""
+    recurrence = recurrence_of(graph)
     if not recurrence:
-        raise DoesNotApply("the graph is not recurrent: no parameter is used again in time")
+        raise DoesNotApplyError("the graph is not recurrent: no parameter is used again in time")
     return recurrence
 
 
