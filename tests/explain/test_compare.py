@@ -214,3 +214,331 @@ def test_a_mistake_in_an_lstm_is_named(mistake):
     how = {"mistake": mistake, "k": lambda net, rng: 2}
     seed = 200 + list(LSTMS).index(mistake)
     check(seed, by_hand.random_lstm, by_hand.lstm, recorded_lstm, LSTMS[mistake], **how)
+
+
+# --- what happens to a single array -------------------------------------------------------------
+
+
+def other_of_same_shape(net, right, name, rng):
+    others = [n for n in right if n != name and right[n].shape == right[name].shape]
+    return right[others[0]] if others else right[name]
+
+
+SINGLE = {
+    "transposed": (lambda net, r, n, rng: r[n].T, {"transposed"}),
+    "sign": (lambda net, r, n, rng: -r[n], {"sign"}),
+    "twice": (lambda net, r, n, rng: 2 * r[n], {"factor"}),
+    "half": (lambda net, r, n, rng: r[n] / 2, {"factor"}),
+    "times m": (lambda net, r, n, rng: len(net.x) * r[n], {"factor"}),
+    "by m": (lambda net, r, n, rng: r[n] / len(net.x), {"factor"}),
+    "by K": (lambda net, r, n, rng: r[n] / net.sizes[-1], {"factor"}),
+    "by m K": (lambda net, r, n, rng: r[n] / len(net.x) / net.sizes[-1], {"factor"}),
+    "some factor": (lambda net, r, n, rng: 1.37 * r[n], {"factor"}),
+    "minus, transposed": (lambda net, r, n, rng: -r[n].T, {"transposed and sign"}),
+    "by m, transposed": (lambda net, r, n, rng: r[n].T / len(net.x), {"transposed and factor"}),
+    "zero": (lambda net, r, n, rng: 0 * r[n], {"zero"}),
+    "other parameter": (other_of_same_shape, {"other_parameter"}),
+}
+
+
+@pytest.mark.parametrize("what", SINGLE)
+def test_what_happens_to_one_array_is_named(what):
+    change, expected = SINGLE[what]
+    named = total = 0
+    misses = []
+    for i in range(ROUNDS):
+        rng = np.random.default_rng([300 + list(SINGLE).index(what), i])
+        net = by_hand.random_mlp(rng, square=what == "other parameter", depth=3)
+        loss, (right, _) = recorded_mlp(net), by_hand.mlp(net)
+        name = str(rng.choice(["W1", "W2", "W3"]))
+        wrong = change(net, right, name, rng)
+        if not differs(wrong, right[name]):
+            continue
+        found = compare(loss, {**right, name: wrong})
+        total += 1
+        named += found[name].mistake in expected and sum(map(bool, found)) == len(right) - 1
+        if found[name].mistake not in expected:
+            misses.append(str(found))
+    if ROUNDS > 10:
+        print(f"\n{what}: {named} of {total}", misses[:2])
+    assert total >= ROUNDS // 2
+    assert named >= 0.95 * total, misses[:2]
+
+
+@pytest.mark.parametrize("mistake", ["unsummed", "wrong_axis"])
+@pytest.mark.parametrize("fits", [True, False], ids=["the shapes agree", "the shapes differ"])
+def test_a_bias_that_is_not_summed_over_the_samples_is_named(mistake, fits):
+    for i in range(ROUNDS):
+        rng = np.random.default_rng([400, i])
+        net = by_hand.random_mlp(rng, depth=2)
+        if fits:
+            net = by_hand.random_mlp(rng, depth=2, batch=net.sizes[1] if net.sizes[1] > 2 else 3)
+        right, deltas = by_hand.mlp(net)
+        layer = int(rng.integers(1, 3))
+        delta = deltas[f"z{layer}"]
+        wrong = delta if mistake == "unsummed" else delta.sum(1)
+        found = compare(recorded_mlp(net), {**right, f"b{layer}": wrong})
+        assert found[f"b{layer}"].mistake == mistake, found
+
+
+def test_a_recurrent_bias_that_is_not_summed_over_the_samples():
+    net = by_hand.random_rnn(np.random.default_rng(5))
+    right, deltas = by_hand.rnn(net)
+    unsummed = sum(delta for name, delta in deltas.items() if name.startswith("z"))
+    found = compare(recorded_rnn(net), {**right, "b": unsummed})
+    assert found["b"].mistake == "unsummed"
+
+
+# --- right gradients are never accused ----------------------------------------------------------
+
+
+def torch_gradients(net, dtype):
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle")
+    function = {
+        "sigmoid": torch.sigmoid, "tanh": torch.tanh, "identity": lambda z: z,
+        "softplus": torch.nn.functional.softplus,
+    }  # fmt: skip
+    W = [torch.tensor(w, dtype=dtype, requires_grad=True) for w in net.W]
+    b = [torch.tensor(v, dtype=dtype, requires_grad=True) for v in net.b]
+    a, y = torch.tensor(net.x, dtype=dtype), torch.tensor(net.y, dtype=dtype)
+    for weights, bias, kind in zip(W, b, net.activations, strict=True):
+        a = function[kind](a @ weights + bias)
+    if net.loss == "softmax":
+        losses = -(y * torch.log_softmax(a, 1)).sum(1)
+    elif net.loss == "logistic":
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(a, y, reduction="none").sum(1)
+    else:
+        losses = 0.5 * ((a - y) ** 2).sum(1)
+    (losses.mean() if net.mean else losses.sum()).backward()
+    gradients = {f"W{i}": w.grad for i, w in enumerate(W, 1)}
+    return gradients | {f"b{i}": v.grad for i, v in enumerate(b, 1)}
+
+
+def never_accused(seed, compute, status):
+    for i in range(3 * ROUNDS):
+        rng = np.random.default_rng([500 + seed, i])
+        net = by_hand.random_mlp(rng)
+        found = compare(recorded_mlp(net), compute(net, rng))
+        assert found, found
+        assert not any(verdict.findings for verdict in found), found
+        assert {verdict.status for verdict in found} <= status, found
+
+
+def test_gradients_by_pytorch_are_right():
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle")
+    never_accused(0, lambda net, rng: torch_gradients(net, torch.float64), {"equal"})
+
+
+def test_gradients_by_pytorch_in_float32_are_right():
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle")
+    never_accused(1, lambda net, rng: torch_gradients(net, torch.float32), {"equal"})
+
+    def widened(net, rng):
+        return {n: g.numpy().astype(float) for n, g in torch_gradients(net, torch.float32).items()}
+
+    never_accused(2, widened, {"equal", "close"})
+
+
+def test_gradients_by_finite_differences_are_right_but_imprecise():
+    def noisy(net, rng):
+        right, _ = by_hand.mlp(net)
+        return {n: g + 1e-6 * np.abs(g).max() * rng.normal(size=g.shape) for n, g in right.items()}
+
+    never_accused(3, noisy, {"close"})
+    net = by_hand.random_mlp(np.random.default_rng(0))
+    text = str(compare(recorded_mlp(net), noisy(net, np.random.default_rng(1))))
+    assert "right but imprecise" in text
+
+
+def test_gradients_summed_in_another_order_are_right():
+    def one_by_one(net, rng):
+        total = {}
+        for i in rng.permutation(len(net.x)):
+            single = by_hand.SimpleNamespace(**{**vars(net), "mean": False})
+            single.x, single.y = net.x[i : i + 1], net.y[i : i + 1]
+            for name, share in by_hand.mlp(single)[0].items():
+                total[name] = total.get(name, 0.0) + share / (len(net.x) if net.mean else 1)
+        return total
+
+    never_accused(4, one_by_one, {"equal"})
+
+
+@pytest.mark.parametrize("far", [1e-3, 1e-6, 1e-9, 1e-12, 0.0])
+def test_gradients_of_a_network_that_has_learned_its_data_are_right(far):
+    # Outputs minus targets then are differences of nearly equal numbers: mostly rounding.
+    for i in range(ROUNDS):
+        rng = np.random.default_rng([600, i])
+        net = by_hand.random_mlp(rng, loss="squared", depth=2)
+        net.y = np.array(net.x)
+        for W, b, kind in zip(net.W, net.b, net.activations, strict=True):
+            net.y = by_hand.ACTIVATIONS[kind][0](net.y @ W + b)
+        net.y = net.y + far * rng.normal(size=net.y.shape)
+        single = by_hand.mlp(net)[0]
+        # by hand, with the products in another order
+        net.W[0], x = net.W[0][::-1], net.x
+        net.x = net.x[:, ::-1]
+        other, _ = by_hand.mlp(net)
+        other["W1"] = other["W1"][::-1]
+        net.W[0], net.x = net.W[0][::-1], x
+        for gradients in (single, other):
+            found = compare(recorded_mlp(net), gradients)
+            assert found, found
+
+
+def test_gradients_of_recurrent_networks_are_right():
+    for i in range(3 * ROUNDS):
+        net = by_hand.random_rnn(np.random.default_rng([700, i]))
+        right, deltas = by_hand.rnn(net)
+        found = compare(recorded_rnn(net), right, deltas)
+        assert found, found
+        assert found.departs is None
+
+
+# --- deltas -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_the_first_layer_that_departs_is_found(layer):
+    for i in range(ROUNDS):
+        rng = np.random.default_rng([800, i])
+        net = by_hand.random_mlp(rng, depth=4, loss="squared")
+        wrong, deltas = by_hand.mlp(net, "missing_derivative", layer=layer)
+        found = compare(recorded_mlp(net), wrong, deltas)
+        assert found.departs == f"z{layer}"
+        assert [verdict.name for verdict in found.deltas] == ["z4", "z3", "z2", "z1"]
+        assert f"z{layer} is the first that departs" in str(found)
+        assert found[f"z{layer}"].mistake == "missing_derivative"
+
+
+def test_the_first_time_step_that_departs_is_found():
+    for i in range(ROUNDS):
+        rng = np.random.default_rng([900, i])
+        net = by_hand.random_rnn(rng, steps=5)
+        wrong, deltas = by_hand.rnn(net, "blocks", k=3)  # detached between steps 3 and 4
+        found = compare(recorded_rnn(net), wrong, deltas)
+        assert found.departs == "h(3)"
+
+
+def test_deltas_of_single_samples_are_a_convention():
+    net = by_hand.random_mlp(np.random.default_rng(1), batch=5, loss="squared")
+    net.mean = True
+    right, deltas = by_hand.mlp(net)
+    per_sample = {name: 5 * delta for name, delta in deltas.items()}
+    found = compare(recorded_mlp(net), right, per_sample)
+    assert found
+    assert "the mean's 1/m is left out" in str(found)
+    per_sample["z1"] = deltas["z1"]
+    assert not compare(recorded_mlp(net), right, per_sample)
+
+
+# --- what is given, and how ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def small():
+    net = by_hand.random_mlp(np.random.default_rng(2), depth=2, batch=4, loss="squared", least=3)
+    return net, by_hand.mlp(net)[0]
+
+
+def test_parameters_by_node_by_label_and_by_the_model(small):
+    net, right = small
+    model = nn.MLP(net.sizes, net.activations, rng=0)
+    for layer, W, b in zip(model.layers, net.W, net.b, strict=True):
+        layer.W.data, layer.b.data = W, b
+    loss = nn.squared_error(model(net.x), net.y, "mean" if net.mean else "sum")
+    first = model.layers[0]
+    assert compare(loss, {first.W: right["W1"], "b1": right["b1"]})
+    named = compare(loss, {"layers.0.W": -right["W1"]}, model=model)
+    assert named["layers.0.W"].mistake == "sign"
+    assert compare(loss, [(first.W, right["W1"])])["W1"].status == "equal"
+    assert first.W.grad is None
+    with pytest.raises(KeyError, match="nothing was given for 'W2'"):
+        named["W2"]
+
+
+def test_arrays_of_values(small):
+    net, right = small
+    model = nn.MLP(net.sizes, net.activations, rng=0)
+    for layer, W, b in zip(model.layers, net.W, net.b, strict=True):
+        layer.W.data, layer.b.data = W, b
+    scalar = model.scalar_view()
+    loss = nn.squared_error(scalar(net.x), net.y, "mean" if net.mean else "sum")
+    assert compare(loss, right)
+    assert compare(loss, [(scalar.layers[0].W, right["W1"])])
+    for mistake in ("missing_derivative", "missing_sample"):
+        wrong, _ = by_hand.mlp(net, mistake, layer=1)
+        found = compare(loss, wrong)
+        assert {v.mistake for v in found if not v} == {mistake}, found
+    assert compare(loss, {"W1": -right["W1"].T})["W1"].mistake == "transposed and sign"
+
+
+def test_nan_is_told(small):
+    net, right = small
+    bad = right["W1"].copy()
+    bad[1, 0] = np.nan
+    found = compare(recorded_mlp(net), {"W1": bad, "b1": right["b1"]})
+    assert found["W1"].status == "not finite"
+    assert f"holds nan (1 of {bad.size} numbers, the first at [1, 0])" in str(found)
+    assert not found
+    assert found["b1"]
+
+
+def test_shapes_that_say_something(small):
+    net, right = small
+    loss = recorded_mlp(net)
+    assert compare(loss, {"b1": right["b1"][None]})["b1"].mistake == "shape"
+    assert compare(loss, {"W1": right["W1"].T})["W1"].mistake == "transposed"
+    found = compare(loss, {"W1": np.random.default_rng(0).normal(size=right["W1"].T.shape)})
+    assert found["W1"].findings == []
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("key", "array", "error", "message"),
+    [
+        (
+            "W1",
+            np.zeros((9, 9)),
+            ValueError,
+            r"W1: expected an array of shape .*, got \(9, 9\)",
+        ),
+        ("W9", np.zeros(2), ValueError, "there is no 'W9' in this graph; there are"),
+        ("W1", [["a"]], TypeError, r"gradients\['W1'\]: expected an array of real numbers"),
+        (3, np.zeros(2), TypeError, "expected a Tensor, a Value, Values or a name, got int"),
+        (tb.Tensor([1.0]), np.zeros(1), ValueError, "the loss does not depend on this node"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(small, key, array, error, message):
+    with pytest.raises(error, match=message) as caught:
+        compare(recorded_mlp(small[0]), {key: array})
+    assert len(str(caught.value)) <= 200
+
+
+def test_a_name_of_several_nodes_is_refused():
+    loss = tb.Value(1.0, "w") * tb.Value(2.0, "w")
+    with pytest.raises(ValueError, match="2 nodes are called 'w'"):
+        compare(loss, {"w": 1.0})
+
+
+def test_a_hopeless_array_is_told_as_such(small):
+    net, right = small
+    noise = np.random.default_rng(3).normal(size=right["W1"].shape)
+    found = compare(recorded_mlp(net), {"W1": noise})
+    assert found["W1"].findings == []
+    assert "None of the mistakes known here gives these numbers" in str(found)
+
+
+def test_a_verdict_reads_like_a_teacher():
+    w = tb.Value(2.0, "w")
+    assert str(compare((w * 3.0 - 1.0) ** 2, {"w": -30.0})) == (
+        "w: not equal (largest difference 60). It is the gradient times −1: "
+        "a sign is lost, often in ŷ − y."
+    )
+
+
+def test_it_shows_itself_in_a_notebook():
+    w = tb.Value(2.0, "<b>w</b>")
+    shown = compare(w * 3.0, [(w, 3.0)])
+    assert "<table>" in shown._repr_html_()
+    assert "<b>" not in shown._repr_html_()
+    assert shown.table.column("status") == ["equal"]

@@ -19,6 +19,8 @@ from tinygrad_bp.explain.sizes import Sizes
 from tinygrad_bp.explain.tables import Shown, Table
 from tinygrad_bp.explain.targets import Array, Target, target_of
 from tinygrad_bp.explain.transforms import Fit, fits, named_factor, sentence
+from tinygrad_bp.graph import Node
+from tinygrad_bp.scalars import Values
 from tinygrad_bp.text import number
 
 LARGE = 20_000  # nodes; beyond it the search ends with the first explanation
@@ -255,9 +257,11 @@ def _read(given: Given, graph: Graph, model: Any, what: str) -> list[tuple[Targe
 
 
 def _numbers(x: Any, what: str) -> Array:
-    if hasattr(x, "detach") and not hasattr(type(x), "_interpret"):  # another library's tensor
-        x = x.detach()
-    array = np.array(x.data if hasattr(type(x), "_interpret") else x)
+    if isinstance(x, (Node, Values)):
+        x = x.data  # type: ignore[union-attr]
+    elif hasattr(x, "detach"):  # PyTorch's
+        x = x.detach().cpu().numpy()
+    array = np.array(x)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{what}: expected an array of real numbers, got {array.dtype}")
     return array if array.dtype.kind == "f" else array.astype(np.float64)

@@ -361,7 +361,7 @@ def _of_products(graph: Graph, recurrence: Recurrence) -> Iterator[Hypothesis]:
         "own_output",
         "the gradient formed with the layer's own output, where its input belongs: δˡ aˡ⁻¹ᵀ",
         3.6,
-        lambda target: shares.with_other_input(graph, target, shares.own_output(graph)),
+        lambda target: shares.with_other_input(graph, target, shares.own_output),
     )
     yield Hypothesis(
         "weighted_input",

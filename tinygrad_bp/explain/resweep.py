@@ -119,7 +119,15 @@ class Graph:
         Those of fused cross-entropies do not count.
         """
         fused = set(self.fused.values())
-        return [node for node in self.order if is_activation(node) and node not in fused]
+        return [node for node in self.order if _is_activation(node) and node not in fused]
+
+    def is_activation(self, node: Node) -> bool:
+        """Whether a node is one of the activations."""
+        return node in self._activations
+
+    @cached_property
+    def _activations(self) -> set[Node]:
+        return set(self.activations)
 
     @cached_property
     def fused(self) -> dict[Node, Node]:
@@ -187,7 +195,7 @@ def edges(node: Node) -> Iterable[tuple[int, Node, Any]]:
             yield which, x, local
 
 
-def is_activation(node: Node) -> bool:
+def _is_activation(node: Node) -> bool:
     """Whether a node is a function of one tracked operand, elementwise, and no arithmetic."""
     rule = node.rule
     if not isinstance(rule, Rule) or rule.name in _ARITHMETIC:

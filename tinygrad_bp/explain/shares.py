@@ -18,7 +18,6 @@ from tinygrad_bp.explain.resweep import (
     Graph,
     Use,
     edges,
-    is_activation,
     local_at,
     operands_of,
     unreduced,
@@ -100,13 +99,13 @@ def _rows_of(graph: Graph, target: Target) -> list[Callable[[], Any]]:
     return [lambda i=i: share(i) for i in range(m)]  # type: ignore[misc]
 
 
-def with_other_input(graph: Graph, target: Target, other: Callable[[Use], Any]) -> Any:
+def with_other_input(graph: Graph, target: Target, other: Callable[[Graph, Use], Any]) -> Any:
     """The gradient of a matrix of weights with something else in the place of its input."""
     total: Any = 0.0
     changed = False
     for use in graph.uses(target.nodes[0]) if target.is_array else []:
         share = use.share(graph.right[use.node])
-        x = other(use) if use.is_matrix else None
+        x = other(graph, use) if use.is_matrix else None
         operands = operands_of(use.node)
         if x is not None and np.shape(x) == np.shape(operands[0]):
             operands[0], changed = x, True
@@ -118,23 +117,16 @@ def with_other_input(graph: Graph, target: Target, other: Callable[[Use], Any]) 
     return total
 
 
-def own_output(graph: Graph) -> Callable[[Use], Any]:
-    """The layer's own output a^l, in the place of its input; of a recurrent one, h(t) for h(t-1).
-
-    For a recurrent matrix the own output is the state that the next use multiplies.
-    """
-
-    def other(use: Use) -> Any:
-        activation = next_activation(graph, use.node)
-        return None if activation is None else activation.data  # type: ignore[attr-defined]
-
-    return other
+def own_output(graph: Graph, use: Use) -> Any:
+    """The layer's own output aˡ, to stand in the place of its input aˡ⁻¹."""
+    activation = next_activation(graph, use.node)
+    return None if activation is None else activation.data  # type: ignore[attr-defined]
 
 
-def weighted_input(use: Use) -> Any:
+def weighted_input(graph: Graph, use: Use) -> Any:
     """The z of the layer below, in the place of its a."""
     x = use.node.x
-    return operands_of(x)[0] if isinstance(x, Tensor) and is_activation(x) else None
+    return operands_of(x)[0] if isinstance(x, Tensor) and graph.is_activation(x) else None
 
 
 def later_state(graph: Graph, target: Target, recurrence: Recurrence) -> Any:
@@ -154,7 +146,7 @@ def later_state(graph: Graph, target: Target, recurrence: Recurrence) -> Any:
         last = steps[0]
     states = [operands_of(use.node)[0] for use in uses[1:]] + [last.data]
     later = {use.node: state for use, state in zip(uses, states, strict=True)}
-    return with_other_input(graph, target, lambda use: later[use.node])
+    return with_other_input(graph, target, lambda _, use: later[use.node])
 
 
 def _path(start: Node, end: Any) -> list[tuple[Any, int]] | None:

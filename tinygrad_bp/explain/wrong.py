@@ -19,7 +19,6 @@ from tinygrad_bp.explain.resweep import (
     Graph,
     Use,
     edges,
-    is_activation,
     local_at,
     namespace_of,
     operands_of,
@@ -151,7 +150,9 @@ def without_derivative_in_recursion(graph: Graph) -> Flight:
                 continue
             own, down = flight[node]
             for _, x, local in edges(node):
-                pair = (local * down, down) if is_activation(node) else (local * own, local * down)
+                pair = (local * own, local * down)
+                if graph.is_activation(node):
+                    pair = local * down, down
                 if x in flight:
                     pair = (flight[x][0] + pair[0], flight[x][1] + pair[1])
                 flight[x] = pair
@@ -160,11 +161,15 @@ def without_derivative_in_recursion(graph: Graph) -> Flight:
 
 def next_activation(graph: Graph, node: Node) -> Node | None:
     """The activation that a weighted input goes to, past the sums that make it up."""
-    while not is_activation(node):
+    while not graph.is_activation(node):
         children = graph.children[node]
-        if len(children) != 1 or children[0][0].rule.name not in ("add", "positive"):
-            return None if not children or not is_activation(children[0][0]) else children[0][0]
-        node = children[0][0]
+        if not children:
+            return None
+        following = children[0][0]
+        sums = len(children) == 1 and following.rule.name in ("add", "positive")
+        if not sums and not graph.is_activation(following):
+            return None
+        node = following
     return node
 
 
