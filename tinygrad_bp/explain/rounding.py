@@ -61,11 +61,11 @@ def _uncancelled(graph: Graph) -> dict[Node, Any]:
 
 def _without_cancelling(node: Node, which: int, local: Any, g: Any) -> Any:
     x, name = node.operands[which], node.rule.name
-    if name in ("square", "multiply", "power") and _is_difference(x):
+    by_itself = name in ("square", "power") or (name == "multiply" and node.x is node.y)
+    if by_itself and _is_difference(x):
         operands = operands_of(node)
-        operands[which] = sum(np.abs(part) for part in operands_of(x))
-        if name == "multiply":
-            operands = [operands[which]] * 2
+        apart = sum(np.abs(part) for part in operands_of(x))
+        operands = [apart if operand is x else n for operand, n in zip(node.operands, operands)]
         return local_at(node, which, operands, value_of(node, operands)) * abs(g)
     if name in ("log_softmax", "softplus"):
         return abs(g)

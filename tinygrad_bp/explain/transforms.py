@@ -99,7 +99,8 @@ def _factors(
     for size, words in named:
         if abs(abs(best) - size) < 1e-4 * size:
             yield (size if best > 0 else -size), words, 1.0 + 0.5 * (best < 0)
-    if is_right and given.size > 1 and np.count_nonzero(given) > 1:
+    # Of two numbers, which may sum to zero, one is always a multiple of the other pair's.
+    if is_right and np.count_nonzero(given) > 2 and abs(best - 1.0) > 1e-3:
         yield best, "", 4.0
 
 
