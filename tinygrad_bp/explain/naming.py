@@ -97,6 +97,8 @@ def names_of(nodes: Iterable[Node]) -> dict[Node, str]:
 
 
 def _own_name(node: Node) -> str:
+    if not node.label:  # most nodes of a large graph: where they stand does not matter here
+        return ""
     place = place_of(node)
     if place.element is None or not place.name:
         return place.name
