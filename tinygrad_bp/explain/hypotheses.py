@@ -467,16 +467,11 @@ def _fitted_rate(graph: Graph, given: Sequence[tuple[Target, Array]]) -> float |
     place = {node: i for i, node in enumerate(graph.order)}
     trial = 0.01
     flight = wrong.after_update(graph, trial)
-    nearest = sorted(
-        given,
-        key=lambda pair: (
-            max(place.get(use.node, 0) for uses in pair[0].uses(graph) for use in uses)
-            if any(pair[0].uses(graph))
-            else 0
-        ),
-        reverse=True,
-    )
-    for target, array in nearest:
+
+    def height(target: Target) -> int:
+        return max((place[use.node] for uses in target.uses(graph) for use in uses), default=0)
+
+    for target, array in sorted(given, key=lambda pair: height(pair[0]), reverse=True):
         right = target.of(graph.right)
         change = target.of(flight) - right
         if array.shape != right.shape or not change.any():

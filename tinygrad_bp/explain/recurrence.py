@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tinygrad_bp.explain.naming import step_of
-from tinygrad_bp.explain.resweep import Flight, Graph, edges
+from tinygrad_bp.explain.resweep import Flight, Graph
 from tinygrad_bp.explain.targets import Target, parameters_of
 from tinygrad_bp.graph import Node
 
@@ -105,7 +105,7 @@ def _levels(graph: Graph, uses: Iterable[Node]) -> dict[Node, int]:
     uses = set(uses)
     levels: dict[Node, int] = {}
     for node in graph.order:
-        below = max((levels[x] for _, x, _ in edges(node)), default=0)
+        below = max([levels[x] for _, x, _ in graph.edges[node]], default=0)
         levels[node] = below + (node in uses)
     return levels
 

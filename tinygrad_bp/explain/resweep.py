@@ -94,11 +94,16 @@ class Graph:
         return self.right[self.root]
 
     @cached_property
+    def edges(self) -> dict[Node, list[tuple[int, Node, Any]]]:
+        """For every node its tracked operands: which, the operand, the local derivative."""
+        return {node: list(edges(node)) for node in self.order}
+
+    @cached_property
     def children(self) -> dict[Node, list[tuple[Node, int]]]:
         """For every node its uses: by which node, as which operand."""
         children: dict[Node, list[tuple[Node, int]]] = {node: [] for node in self.order}
         for node in self.order:
-            for which, x, _ in edges(node):
+            for which, x, _ in self.edges[node]:
                 children[x].append((node, which))
         return children
 
@@ -138,7 +143,7 @@ class Graph:
         found = {}
         for node in self.order:
             if node in self.tail and getattr(node.rule, "name", "") in ("log_softmax", "softplus"):
-                for _, x, _ in edges(node):
+                for _, x, _ in self.edges[node]:
                     if node.rule.name == "log_softmax" or len(self.children[x]) > 1:
                         found[x] = node
         return found
@@ -149,7 +154,7 @@ class Graph:
         tail: set[Node] = set()
         for node in reversed(self.order):
             if all(
-                child in tail and not any(x.is_leaf for _, x, _ in edges(child))
+                child in tail and not any(x.is_leaf for _, x, _ in self.edges[child])
                 for child, _ in self.children[node]
             ):
                 tail.add(node)
@@ -181,7 +186,7 @@ class Graph:
                 g = flight[node]
                 if arriving is not None:
                     g = flight[node] = arriving(node, g)
-                for which, x, local in edges(node):
+                for which, x, local in self.edges[node]:
                     c = local * g if hand_on is None else hand_on(node, which, local, g)
                     if c is not None:
                         flight[x] = flight[x] + c if x in flight else c

@@ -65,7 +65,9 @@ def _without_cancelling(node: Node, which: int, local: Any, g: Any) -> Any:
     if by_itself and _is_difference(x):
         operands = operands_of(node)
         apart = sum(np.abs(part) for part in operands_of(x))
-        operands = [apart if operand is x else n for operand, n in zip(node.operands, operands)]
+        operands = [
+            apart if operand is x else n for operand, n in zip(node.operands, operands, strict=True)
+        ]
         return local_at(node, which, operands, value_of(node, operands)) * abs(g)
     if name in ("log_softmax", "softplus"):
         return abs(g)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.explain.naming import place_of
+from tinygrad_bp.explain.naming import Place, place_of
 from tinygrad_bp.explain.resweep import Flight, Graph, Use, operands_of
 from tinygrad_bp.graph import Node
 from tinygrad_bp.scalars import Values
@@ -28,12 +28,13 @@ class Target:
         shape: of its gradient.
     """
 
-    __slots__ = ("name", "nodes", "shape")
+    __slots__ = ("_uses", "name", "nodes", "shape")
 
     def __init__(self, name: str, nodes: Sequence[Node], shape: tuple[int, ...]) -> None:
         self.name = name
         self.nodes = list(nodes)
         self.shape = shape
+        self._uses: list[list[Use]] | None = None
 
     @property
     def is_array(self) -> bool:
@@ -59,8 +60,10 @@ class Target:
         return getattr(self.nodes[0], "dtype", np.dtype(np.float64))
 
     def uses(self, graph: Graph) -> list[list[Use]]:
-        """Where each of its nodes is used."""
-        return [graph.uses(node) for node in self.nodes]
+        """Where each of its nodes is used; a target belongs to one graph."""
+        if self._uses is None:
+            self._uses = [graph.uses(node) for node in self.nodes]
+        return self._uses
 
     def numbers(self, graph: Graph) -> Array | None:
         """What it held when it was used; None if it is not used as it is."""
@@ -129,8 +132,7 @@ def target_of(key: Any, graph: Graph, model: Any = None) -> Target:
 def _by_name(name: str, graph: Graph) -> Target:
     whole: list[Node] = []
     elements: dict[tuple[int, ...], Node] = {}
-    for node in graph.order:
-        place = place_of(node)
+    for node, place in _places(graph).items():
         if name not in (place.name, graph.names[node]):
             continue
         if isinstance(node, Value) and place.element is not None and place.name == name:
@@ -139,11 +141,18 @@ def _by_name(name: str, graph: Graph) -> Target:
             whole.append(node)
     if elements and not whole:
         return _assembled(name, elements)
+    whole = whole or [node for node in graph.leaves if graph.names[node] == name]
     if len(whole) == 1 and not elements:
         return Target(name, whole, np.shape(graph.right[whole[0]]))
     if not whole:
-        known = ", ".join(dict.fromkeys(place_of(n).name for n in graph.order if n.label))
-        raise ValueError(
-            f"there is no {name!r} in this graph; there are {known or 'no names'}"[:200]
-        )
+        known = ", ".join(dict.fromkeys(place.name for place in _places(graph).values()))
+        told = f"there is no {name!r} in this graph; there are {known or 'no names'}"
+        raise ValueError(told if len(told) <= 200 else f"{told[:198]} …")
     raise ValueError(f"{len(whole)} nodes are called {name!r}: give the node itself, or a model")
+
+
+def _places(graph: Graph) -> dict[Node, Place]:
+    """Where the nodes that have a label stand; found once."""
+    if "places" not in graph.kept:
+        graph.kept["places"] = {node: place_of(node) for node in graph.order if node.label}
+    return graph.kept["places"]  # type: ignore[no-any-return]

@@ -45,7 +45,7 @@ def overwritten(graph: Graph) -> Flight:
     flight: Flight = {graph.root: graph.seed}
     with graph.root._arithmetic():
         for node in reversed(graph.order):
-            for _, x, local in edges(node):
+            for _, x, local in graph.edges[node]:
                 flight[x] = local * flight[node]
     return flight
 
@@ -57,7 +57,7 @@ def first_come(graph: Graph) -> Flight:
     with graph.root._arithmetic():
         while queue:
             node = queue.popleft()
-            for _, x, local in edges(node):
+            for _, x, local in graph.edges[node]:
                 c = local * flight[node]
                 flight[x] = flight[x] + c if x in flight else c
                 if x not in met:
@@ -74,7 +74,7 @@ def every_arrival(graph: Graph, overwrite: bool = False) -> Flight:
         overwrite: whether what arrives takes the place of what is there, as well.
     """
     flight: Flight = {graph.root: graph.seed}
-    todo = [(graph.root, iter(list(edges(graph.root))))]
+    todo = [(graph.root, iter(graph.edges[graph.root]))]
     visits = 0
     with graph.root._arithmetic():
         while todo:
@@ -91,7 +91,7 @@ def every_arrival(graph: Graph, overwrite: bool = False) -> Flight:
             _, x, local = edge
             c = local * flight[node]
             flight[x] = flight[x] + c if x in flight and not overwrite else c
-            todo.append((x, iter(list(edges(x)))))
+            todo.append((x, iter(graph.edges[x])))
     return flight
 
 
@@ -149,7 +149,7 @@ def without_derivative_in_recursion(graph: Graph) -> Flight:
             if node not in flight:
                 continue
             own, down = flight[node]
-            for _, x, local in edges(node):
+            for _, x, local in graph.edges[node]:
                 pair = (local * own, local * down)
                 if graph.is_activation(node):
                     pair = local * down, down
@@ -285,9 +285,14 @@ def after_update(graph: Graph, learning_rate: float) -> Flight:
     complete only after the last step that they hand a delta through.
     """
     moved = set(graph.leaves) - _recurrent(graph)
+    weights = {
+        child: [i for i, x, _ in graph.edges[child] if x in moved]
+        for leaf in moved
+        for child, _ in graph.children[leaf]
+    }
     gradients: Flight = graph.right
     for _ in range(_MOST_SWEEPS):
-        flight = graph.swept(_through_moved(gradients, moved, learning_rate))
+        flight = graph.swept(_through_moved(gradients, weights, learning_rate))
         if all(np.array_equal(flight[x], gradients[x], equal_nan=True) for x in graph.leaves):
             return flight
         gradients = flight
@@ -304,7 +309,7 @@ def _recurrent(graph: Graph) -> set[Node]:
     again = 0
     for node in graph.order:
         inner = own = 0
-        for _, x, _ in edges(node):
+        for _, x, _ in graph.edges[node]:
             if x.is_leaf:
                 own |= bits.get(x, 0)
             else:
@@ -314,14 +319,14 @@ def _recurrent(graph: Graph) -> set[Node]:
     return {leaf for leaf in several if bits[leaf] & again}
 
 
-def _through_moved(gradients: Flight, moved: set[Node], learning_rate: float) -> Callable[..., Any]:
+def _through_moved(
+    gradients: Flight, weights: dict[Node, list[int]], learning_rate: float
+) -> Callable[..., Any]:
     def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
-        operand = node.operands[which]
-        weights = [i for i, x, _ in edges(node) if x in moved and i != which]
-        if operand.is_leaf or not weights:
+        if node not in weights or node.operands[which].is_leaf:
             return local * g
         operands = operands_of(node)
-        for i in weights:
+        for i in weights[node]:
             operands[i] = operands[i] - learning_rate * gradients[node.operands[i]]
         result = local.result if isinstance(node, Tensor) else node.data  # type: ignore[attr-defined]
         return local_at(node, which, operands, result) * g
@@ -379,7 +384,7 @@ def sliding(graph: Graph, recurrence: Recurrence, k: int) -> Flight:
     flight: dict[Node, dict[int, Any]] = {graph.root: {0: graph.seed}}
     with graph.root._arithmetic():
         for node in reversed(graph.order):
-            for _, x, local in edges(node):
+            for _, x, local in graph.edges[node]:
                 crossed = int(recurrence.crosses(node, x))
                 ages = flight.setdefault(x, {})
                 for age, g in flight.get(node, {}).items():
