@@ -520,6 +520,45 @@ def test_a_name_of_several_nodes_is_refused():
         compare(loss, {"w": 1.0})
 
 
+def test_what_the_numbers_cannot_tell_apart_is_told_as_well():
+    net = by_hand.random_rnn(np.random.default_rng(4))
+    wrong, _ = by_hand.rnn(net, "last_loss_only")
+    found = compare(recorded_rnn(net), {"V": wrong["V"]})["V"]
+    assert {finding.mistake for finding in found.findings} >= {"last_loss_only", "only_step"}
+    assert "Also fits: the gradient of the last step's loss alone" in str(found)
+    # With the others it is clear: the weights of the last step alone are not what was given for U.
+    assert [f.mistake for f in compare(recorded_rnn(net), wrong)["V"].findings] == [
+        "last_loss_only"
+    ]
+    loss = recorded_rnn(net)
+    twice = compare(loss, {"V": 2.0 * by_hand.rnn(net)[0]["V"]})
+    assert "½ of the loss" in str(twice)
+    assert "accumulated twice" in str(twice)
+
+
+def test_a_mistake_that_was_told_is_referred_to(small):
+    net, _ = small
+    wrong, deltas = by_hand.mlp(net, "missing_sample", sample=1)
+    lines = str(compare(recorded_mlp(net), wrong, deltas)).splitlines()
+    assert lines[0].endswith("It is the gradient without the share of sample 1.")
+    assert lines[1].endswith("The same mistake as in W2.")
+    assert lines[4] == "Deltas, from the loss backwards: z2 is the first that departs."
+
+
+def test_nothing_is_written_to(small):
+    net, right = small
+    loss = recorded_mlp(net)
+    before = {node: node.data.copy() for node in tb.topological_order(loss)}
+    given = {name: -g for name, g in right.items()}
+    kept = {name: g.copy() for name, g in given.items()}
+    compare(loss, given)
+    for node, data in before.items():
+        assert node.grad is None
+        np.testing.assert_array_equal(node.data, data)
+    for name, g in kept.items():
+        np.testing.assert_array_equal(given[name], g)
+
+
 def test_a_hopeless_array_is_told_as_such(small):
     net, right = small
     noise = np.random.default_rng(3).normal(size=right["W1"].shape)

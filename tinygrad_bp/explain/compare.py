@@ -98,8 +98,8 @@ def _different(verdict: Verdict) -> str:
     if verdict.findings:
         told.append(verdict.findings[0].text)
         if verdict.also:
-            others = "; ".join(finding.text.removeprefix("It is ") for finding in verdict.also)
-            told.append(f"Also fits: {others}")
+            others = [finding.text.removeprefix("It is ").rstrip(".") for finding in verdict.also]
+            told.append(f"Also fits: {'; '.join(others)}.")
     elif not verdict.note:
         told.append("None of the mistakes known here gives these numbers.")
     return " ".join([*told, verdict.note]).strip()
@@ -172,10 +172,19 @@ class Comparison(Shown):
         return Table("by hand and by the sweep", columns, rows)
 
     def text(self) -> str:
-        lines = [verdict.text() for verdict in self.verdicts]
+        lines: list[str] = []
+        told: dict[str, str] = {}  # the name of the first array that it was told of
+        for verdict in self:
+            finding = verdict.findings[0].text if verdict.findings else ""
+            line = verdict.text()
+            if finding in told:
+                line = f"{line[: line.index(finding)]}The same mistake as in {told[finding]}."
+            elif finding:
+                told[finding] = verdict.name
+            lines.append(line)
         if self.deltas:
-            lines.append(self._walk())
-            lines += [f"  {verdict.text()}" for verdict in self.deltas]
+            start = len(self.verdicts)
+            lines[start:] = [self._walk(), *(f"  {line}" for line in lines[start:])]
         return "\n".join(lines)
 
     def _walk(self) -> str:
@@ -229,9 +238,8 @@ def compare(
 
     Example:
         >>> w = Value(2.0, "w")
-        >>> print(compare((w * 3.0 - 1.0) ** 2, {"w": -30.0}))
-        w: not equal (largest difference 60). It is the gradient times −1: a sign is lost, often
-        in ŷ − y.
+        >>> compare((w * 3.0 - 1.0) ** 2, {"w": -30.0})["w"].mistake
+        'sign'
     """
     graph = Graph(loss)
     parameters = _read(gradients, graph, model, "gradients")
@@ -341,10 +349,12 @@ class _Search:
         if not found:
             _unexplained(verdict, shapes)
             return
-        found = sorted(found, key=lambda pair: self._key(i, *pair))
-        exact = [pair for pair in found if pair[1].residual <= verdict.tolerance]
+        keys = {pair: self._key(i, *pair) for pair in _simple(found)}
+        found = sorted(keys, key=lambda pair: keys[pair])
         told: dict[str, Finding] = {}
-        for hypothesis, fit in _simple(exact or found):
+        for hypothesis, fit in found:
+            if keys[hypothesis, fit][:-1] != keys[found[0]][:-1]:
+                break  # what comes now contradicts more, or explains less, than what was told
             text = sentence(hypothesis, fit)
             scale = max(float(np.abs(verdict.right).max(initial=0.0)), 1e-300)
             name = named_factor(hypothesis, fit)
@@ -374,7 +384,7 @@ class _Search:
 
 def _simple(found: list[tuple[Hypothesis, Fit]]) -> list[tuple[Hypothesis, Fit]]:
     """Without mistakes that need another one besides, if there are some that need none."""
-    plain = [(h, fit) for h, fit in found if h.mistake == "right" or fit.rank == 0.0]
+    plain = [(h, fit) for h, fit in found if h.mistake == "right" or not fit.rank]
     return plain or found
 
 

@@ -121,7 +121,7 @@ def _of_activations(graph: Graph, recurrence: Recurrence) -> Iterator[Hypothesis
         for mistake, text, way in _WAYS:
             yield in_sweep(
                 mistake,
-                f"{text} {where}",
+                text.format(where=where),
                 2.0 + extra,
                 lambda nodes=nodes, way=way: wrong.at_activations(graph, nodes, way),  # type: ignore[misc]
             )
@@ -136,19 +136,27 @@ def _of_activations(graph: Graph, recurrence: Recurrence) -> Iterator[Hypothesis
 
 
 _WAYS = [
-    ("missing_derivative", "the gradient without the factor σ'(z)", wrong.without_derivative),
+    (
+        "missing_derivative",
+        "the gradient without the factor σ'(z) {where}: δ = (Wᵀ δ) ⊙ σ'(z)",
+        wrong.without_derivative,
+    ),
     (
         "derivative_at_output",
-        "the gradient with σ' taken at a, the output, where it belongs at z, the input,",
+        "the gradient with σ'(a) {where}, where σ'(z) belongs: σ' is taken at the input of σ",
         wrong.derivative_at_output,
     ),
     (
         "formula_at_input",
-        "the gradient with the formula of σ' in terms of the output (a(1 − a), 1 − a²) "
-        "computed of z",
+        "the gradient with the formula of σ' in terms of the output, a(1 − a) or 1 − a², computed "
+        "of z {where}",
         wrong.formula_at_input,
     ),
-    ("derivative_twice", "the gradient with the factor σ'(z) twice", wrong.derivative_twice),
+    (
+        "derivative_twice",
+        "the gradient with the factor σ'(z) twice {where}",
+        wrong.derivative_twice,
+    ),
 ]
 
 
@@ -316,7 +324,7 @@ def _of_samples(graph: Graph, targets: Sequence[Target]) -> Iterator[Hypothesis]
         return samples(target)[i]()
 
     for i in range(most):
-        where = f"{'the first' if not i else 'the last' if i == most - 1 else 'one'} sample, {i}"
+        where = {0: "the first sample, 0", most - 1: f"the last sample, {i}"}.get(i, f"sample {i}")
         yield Hypothesis(
             "missing_sample",
             f"the gradient without the share of {where}",
