@@ -88,6 +88,8 @@ def mlp(net, mistake="", layer=None, sample=0, rate=0.5, keep=None):
             delta = e * p * (1 - p)
         if mistake == "missing_jacobian":
             delta = e
+    elif net.loss == "probabilities":  # binary cross-entropy of a sigmoid's output
+        delta = (-net.y / p + (1 - net.y) / (1 - p)) * slope(L)
     else:
         delta = (p - net.y) * slope(L)
     delta = delta * share
@@ -137,9 +139,12 @@ def random_mlp(rng, depth=None, batch=None, kinds=("sigmoid", "tanh", "softplus"
         sizes[1:-1] = [sizes[1]] * (depth - 1)
         sizes[-1] = sizes[1]
     sizes[0], sizes[-1] = max(sizes[0], 2), max(sizes[-1], 2)
-    loss = loss or str(rng.choice(["squared", "squared", "softmax", "logistic"]))
+    loss = loss or str(rng.choice(["squared", "squared", "softmax", "logistic", "probabilities"]))
     activations = [str(k) for k in rng.choice(list(kinds), depth)]
-    if loss != "squared":
+    if loss == "probabilities":  # by hand, log(1 - ŷ) bears no ŷ that rounds to 1
+        activations = ["tanh" if kind == "softplus" else kind for kind in activations]
+        activations[-1] = "sigmoid"
+    elif loss != "squared":
         activations[-1] = "identity"
     elif output:
         activations[-1] = output
@@ -148,7 +153,7 @@ def random_mlp(rng, depth=None, batch=None, kinds=("sigmoid", "tanh", "softplus"
     x = rng.normal(size=(m, sizes[0]))
     if loss in ("softmax", "softmax_squared"):
         y = np.eye(sizes[-1])[rng.integers(0, sizes[-1], m)]
-    elif loss == "logistic":
+    elif loss in ("logistic", "probabilities"):
         y = rng.integers(0, 2, (m, sizes[-1])).astype(float)
     else:
         y = rng.normal(size=(m, sizes[-1]))

@@ -29,6 +29,8 @@ def recorded_mlp(net):
         loss = nn.cross_entropy(out, net.y, reduction)
     elif net.loss == "logistic":
         loss = nn.binary_cross_entropy_with_logits(out, net.y, reduction)
+    elif net.loss == "probabilities":
+        loss = nn.binary_cross_entropy(out, net.y, reduction)
     elif net.loss == "softmax_squared":
         loss = nn.squared_error(tb.softmax(out), net.y, reduction)
     else:
@@ -307,6 +309,8 @@ def torch_gradients(net, dtype):
         losses = -(y * torch.log_softmax(a, 1)).sum(1)
     elif net.loss == "logistic":
         losses = torch.nn.functional.binary_cross_entropy_with_logits(a, y, reduction="none").sum(1)
+    elif net.loss == "probabilities":
+        losses = torch.nn.functional.binary_cross_entropy(a, y, reduction="none").sum(1)
     else:
         losses = 0.5 * ((a - y) ** 2).sum(1)
     (losses.mean() if net.mean else losses.sum()).backward()
@@ -504,6 +508,7 @@ def test_shapes_that_say_something(small):
         ),
         ("W9", np.zeros(2), ValueError, "there is no 'W9' in this graph; there are"),
         ("W1", [["a"]], TypeError, r"gradients\['W1'\]: expected an array of real numbers"),
+        ("W1", np.zeros((2, 2), complex), TypeError, "expected an array of real numbers"),
         (3, np.zeros(2), TypeError, "expected a Tensor, a Value, Values or a name, got int"),
         (tb.Tensor([1.0]), np.zeros(1), ValueError, "the loss does not depend on this node"),
     ],
@@ -512,6 +517,32 @@ def test_what_cannot_be_compared_is_refused(small, key, array, error, message):
     with pytest.raises(error, match=message) as caught:
         compare(recorded_mlp(small[0]), {key: array})
     assert len(str(caught.value)) <= 200
+
+
+def test_the_other_arguments_are_checked(small):
+    net, right = small
+    loss = recorded_mlp(net)
+    with pytest.raises(TypeError, match="gradients: expected a dict, or pairs"):
+        compare(loss, [right["W1"]])
+    with pytest.raises(ValueError, match="gradients: expected at least one array"):
+        compare(loss, {})
+    with pytest.raises(TypeError, match="model: expected a Module, got int"):
+        compare(loss, right, model=3)
+    with pytest.raises(ValueError, match="learning_rate: expected a positive number, got -1"):
+        compare(loss, right, learning_rate=-1)
+    with pytest.raises(ValueError, match="needs the gradient to start from"):
+        compare(tb.Tensor([1.0, 2.0], "x") * 2.0, {"x": [2.0, 2.0]})
+
+
+def test_a_learning_rate_that_is_known(small):
+    net, _ = small
+    wrong, _ = by_hand.mlp(net, "updated_weights", rate=0.3)
+    loss = recorded_mlp(net)
+    for learning_rate in (None, 0.3):
+        found = compare(loss, wrong, learning_rate=learning_rate)
+        assert found["W1"].mistake == "updated_weights"
+        assert "a learning rate of 0.3" in str(found)
+    assert compare(loss, wrong, learning_rate=0.1)["W1"].mistake is None
 
 
 def test_a_name_of_several_nodes_is_refused():

@@ -8,6 +8,7 @@ give the same numbers, all of them are: numbers alone cannot tell them apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from tinygrad_bp.explain.tables import Shown, Table
 from tinygrad_bp.explain.targets import Array, Target, target_of
 from tinygrad_bp.explain.transforms import Fit, fits, named_factor, sentence
 from tinygrad_bp.graph import Node
+from tinygrad_bp.nn.module import Module
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.text import number
 
@@ -241,6 +243,10 @@ def compare(
         >>> compare((w * 3.0 - 1.0) ** 2, {"w": -30.0})["w"].mistake
         'sign'
     """
+    if model is not None and not isinstance(model, Module):
+        raise TypeError(f"model: expected a Module, got {type(model).__name__}")
+    if learning_rate is not None and not (isinstance(learning_rate, Real) and learning_rate > 0):
+        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate!r}")
     graph = Graph(loss)
     parameters = _read(gradients, graph, model, "gradients")
     inner = _read(deltas or {}, graph, model, "deltas")
@@ -256,7 +262,9 @@ def compare(
 
 
 def _read(given: Given, graph: Graph, model: Any, what: str) -> list[tuple[Target, Array]]:
-    pairs = given.items() if isinstance(given, Mapping) else given
+    pairs = list(given.items() if isinstance(given, Mapping) else given)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise TypeError(f"{what}: expected a dict, or pairs of a node or its name and an array")
     read = []
     for key, numbers in pairs:
         target = target_of(key, graph, model)

@@ -121,10 +121,12 @@ class Graph:
     def activations(self) -> list[Node]:
         """The nodes that apply a function to one tracked operand, element by element.
 
-        Those of fused cross-entropies do not count.
+        What belongs to a loss does not count: the softplus of a fused cross-entropy, and the
+        maximum that holds a logarithm.
         """
-        fused = set(self.fused.values())
-        return [node for node in self.order if _is_activation(node) and node not in fused]
+        of_loss = set(self.fused.values())
+        of_loss |= {node for node in self.tail if getattr(node.rule, "name", "") == "maximum"}
+        return [node for node in self.order if _is_activation(node) and node not in of_loss]
 
     def is_activation(self, node: Node) -> bool:
         """Whether a node is one of the activations."""

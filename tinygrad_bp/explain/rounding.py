@@ -55,12 +55,20 @@ def _absolute(use: Use, g: Any) -> Any:
 def _uncancelled(graph: Graph) -> dict[Node, Any]:
     """The sweep, as if at the loss the outputs were as far from the targets as from zero."""
     if "uncancelled" not in graph.kept:
-        graph.kept["uncancelled"] = graph.swept(_without_cancelling)
+
+        def hand_on(node: Node, which: int, local: Any, g: Any) -> Any:
+            return _without_cancelling(node, which, local, g) if node in graph.tail else local * g
+
+        graph.kept["uncancelled"] = graph.swept(hand_on)
     return graph.kept["uncancelled"]  # type: ignore[no-any-return]
 
 
 def _without_cancelling(node: Node, which: int, local: Any, g: Any) -> Any:
     x, name = node.operands[which], node.rule.name
+    if name == "sigmoid":  # 1 - a is rounded as 1 is
+        return abs(local * g) / np.maximum(1.0 - node.data, np.finfo(float).eps)  # type: ignore[attr-defined]
+    if name == "tanh":
+        return abs(g)
     by_itself = name in ("square", "power") or (name == "multiply" and node.x is node.y)
     if by_itself and _is_difference(x):
         operands = operands_of(node)
