@@ -389,6 +389,15 @@ def test_gradients_of_a_network_that_has_learned_its_data_are_right(far):
             assert found, found
 
 
+def test_what_is_left_of_large_terms_is_not_taken_for_noise():
+    large, rest = np.array([3e4, -2e4, 1e4]), np.array([0.5, 0.25, -0.75])
+    w = tb.Tensor([1.0, 2.0, 3.0], "w")
+    loss = (w * (large + rest)).sum() - (w * large).sum()
+    assert compare(loss, {"w": rest})
+    found = compare(loss, {"w": rest + np.array([0.1, -0.1, 0.2])})
+    assert found["w"].status == "different"
+
+
 def test_gradients_of_recurrent_networks_are_right():
     for i in range(3 * ROUNDS):
         net = by_hand.random_rnn(np.random.default_rng([700, i]))
@@ -474,6 +483,7 @@ def test_arrays_of_values(small):
         found = compare(loss, wrong)
         assert {v.mistake for v in found if not v} == {mistake}, found
     assert compare(loss, {"W1": -right["W1"].T})["W1"].mistake == "transposed and sign"
+    assert "4 = m, the number of samples" in str(compare(loss, {"W1": 4 * right["W1"]}))
 
 
 def test_nan_is_told(small):

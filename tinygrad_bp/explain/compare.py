@@ -231,7 +231,7 @@ def compare(
 
     Returns:
         A verdict for each. "equal" is within a thousand roundings of the largest term of the
-        gradient; "close" within a ten-thousandth.
+        gradient; "close" within a ten-thousandth of the gradient, or a millionth of that term.
 
     Raises:
         TypeError: an array is not made of numbers, or a key is nothing of the graph.
@@ -303,7 +303,9 @@ class _Search:
             scale = rounding.size(graph, target)
             right = target.of(graph.right)
             verdict = Verdict(target.name, array, right, rounding.tolerance(graph, target, array))
-            _judge(verdict, scale)
+            _judge(
+                verdict, imprecise=max(1e-4 * float(np.abs(right).max(initial=0.0)), 1e-6 * scale)
+            )
             self.verdicts.append(verdict)
 
     def explain(self) -> None:
@@ -404,8 +406,8 @@ def _is_open(verdict: Verdict) -> bool:
     return verdict.status in ("different", "close") and not verdict.findings
 
 
-def _judge(verdict: Verdict, scale: float) -> None:
-    """What can be said of the numbers alone."""
+def _judge(verdict: Verdict, imprecise: float) -> None:
+    """What can be said of the numbers alone; differences may be imprecise up to a limit."""
     given, right = verdict.given, verdict.right
     bad = ~np.isfinite(given)
     if bad.any() and not (
@@ -417,7 +419,7 @@ def _judge(verdict: Verdict, scale: float) -> None:
         if _squeezed(given.shape) != _squeezed(right.shape):
             return
         same = given.reshape(right.shape)
-        if np.all(np.abs(same - right) <= max(verdict.tolerance, 1e-4 * scale)):
+        if np.all(np.abs(same - right) <= max(verdict.tolerance, imprecise)):
             text = f"It is the gradient in shape {given.shape}, where {right.shape} is expected."
             verdict.findings = [Finding("shape", text, 0.0)]
         return
@@ -430,7 +432,7 @@ def _judge(verdict: Verdict, scale: float) -> None:
         verdict.status, verdict.note = "not finite", "the right gradient is itself not finite."
     elif verdict.largest <= verdict.tolerance or np.array_equal(given, right, equal_nan=True):
         verdict.status = "equal"
-    elif verdict.largest <= 1e-4 * scale:
+    elif verdict.largest <= imprecise:
         verdict.status = "close"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tinygrad_bp.explain.recurrence import recurrence_of
 from tinygrad_bp.explain.resweep import Graph, operands_of
+from tinygrad_bp.explain.targets import parameters_of
 
 
 class Sizes:
@@ -24,6 +25,11 @@ class Sizes:
         self.samples = max(set(lengths), key=lengths.count) if lengths else 1
         self.outputs = np.shape(products[-1].data)[-1] if products and lengths else 1  # type: ignore[attr-defined]
         self.steps = max(len(recurrence_of(graph).steps), 1)
+        if not lengths:  # weight by weight: a weight is used once per sample and step
+            arrays = [target for target in parameters_of(graph) if len(target.nodes) > 1]
+            several = [uses for target in arrays for uses in target.uses(graph)]
+            counts = {len({use.node for use in uses}) for uses in several}
+            self.samples = counts.pop() // self.steps if len(counts) == 1 else 1
 
     def named(self) -> list[tuple[float, str]]:
         """Factors that a mistake may bring in, the simple before the composed, and their words."""
