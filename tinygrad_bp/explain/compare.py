@@ -231,7 +231,7 @@ def compare(
 
     Returns:
         A verdict for each. "equal" is within a thousand roundings of the largest term of the
-        gradient; "close" within a ten-thousandth of the gradient, or a millionth of that term.
+        gradient; "close" within what low precision explains, see `rounding.imprecision`.
 
     Raises:
         TypeError: an array is not made of numbers, or a key is nothing of the graph.
@@ -300,12 +300,9 @@ class _Search:
         self.verdicts: list[Verdict] = []
         self.found: list[list[tuple[Hypothesis, Fit]]] = [[] for _ in given]
         for target, array in given:
-            scale = rounding.size(graph, target)
             right = target.of(graph.right)
             verdict = Verdict(target.name, array, right, rounding.tolerance(graph, target, array))
-            _judge(
-                verdict, imprecise=max(1e-4 * float(np.abs(right).max(initial=0.0)), 1e-6 * scale)
-            )
+            _judge(verdict, rounding.imprecision(graph, target))
             self.verdicts.append(verdict)
 
     def explain(self) -> None:

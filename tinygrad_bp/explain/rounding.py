@@ -30,6 +30,24 @@ def tolerance(graph: Graph, target: Target, given: Array) -> float:
     return ROUNDINGS * float(coarse) * max(x for x in [0.0, *terms] if np.isfinite(x))
 
 
+def imprecision(graph: Graph, target: Target) -> float:
+    """The difference that a right gradient may have which was computed in low precision.
+
+    That is a ten-thousandth of it, or a millionth of its terms. Where units are saturated it may
+    be up to a hundredth: `1 - a²` is then a small difference of large numbers.
+    """
+    largest = float(np.abs(target.of(graph.right)).max(initial=0.0))
+    if "unsaturated" not in graph.kept:
+        graph.kept["unsaturated"] = graph.swept(_unsaturated)
+    with np.errstate(all="ignore"):
+        terms = float(np.nan_to_num(np.abs(target.of(graph.kept["unsaturated"])).max(initial=0.0)))
+    return max(1e-4 * largest, 1e-6 * size(graph, target), min(1e-6 * terms, 1e-2 * largest))
+
+
+def _unsaturated(node: Node, which: int, local: Any, g: Any) -> Any:
+    return abs(g) if node.rule.name in ("sigmoid", "tanh") else local * g
+
+
 def size(graph: Graph, target: Target) -> float:
     """The size of a gradient before terms of opposite signs cancel, in its largest element."""
     right = target.of(graph.right)
