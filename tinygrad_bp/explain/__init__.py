@@ -5,6 +5,13 @@ every `.grad` alone. Results print as text, show themselves in notebooks, and gi
 arrays.
 """
 
+from tinygrad_bp.explain import mistakes as mistakes
+from tinygrad_bp.explain.compare import (
+    Comparison as Comparison,
+    Finding as Finding,
+    Verdict as Verdict,
+    compare as compare,
+)
 from tinygrad_bp.explain.contributions import (
     Contributions as Contributions,
     contributions as contributions,
@@ -12,6 +19,7 @@ from tinygrad_bp.explain.contributions import (
 from tinygrad_bp.explain.cost import Cost as Cost, Growth as Growth, cost as cost, growth as growth
 from tinygrad_bp.explain.deltas import Delta as Delta, Deltas as Deltas, deltas as deltas
 from tinygrad_bp.explain.jacobians import Jacobians as Jacobians, jacobians as jacobians
+from tinygrad_bp.explain.museum import Mistake as Mistake, Museum as Museum
 from tinygrad_bp.explain.paths import Path as Path, Paths as Paths, paths as paths
 from tinygrad_bp.explain.through_time import (
     StatesThroughTime as StatesThroughTime,
