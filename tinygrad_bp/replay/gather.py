@@ -124,6 +124,7 @@ class _Draft:
             ],
             shapes=[self.shapes[i] for i in order],
             dtypes=[self.dtypes[i] for i in order],
+            draws=program.draws,
         )
 
     def _final(self, i: int) -> int:

@@ -51,6 +51,7 @@ def without_repetition(program: Program) -> Program:
         guards=[Guard(int(same[g.condition]), g.outcome, g.line) for g in program.guards],
         shapes=program.shapes,
         dtypes=program.dtypes,
+        draws=program.draws,
     )
 
 
@@ -97,4 +98,5 @@ def without_dead_code(program: Program) -> Program:
         guards=[Guard(number[g.condition], g.outcome, g.line) for g in program.guards],
         shapes=[program.shapes[i] for i in kept] if program.shapes else [],
         dtypes=[program.dtypes[i] for i in kept] if program.dtypes else [],
+        draws=program.draws,
     )

@@ -12,6 +12,7 @@ an operand that is not a slice takes 8 more, or 16 where instructions of one gro
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -458,6 +459,12 @@ class Runner:
         self.parts = list(_parts_of(self.schedule))
         self._machine = _Machine(self.schedule, self.parts, None)
         self._batches: _Machine | None = None
+
+    def twin(self) -> Runner:
+        """Another runner of the program, for another thread."""
+        other = copy.copy(self)
+        other._machine, other._batches = _Machine(self.schedule, self.parts, None), None
+        return other
 
     @property
     def nbytes(self) -> int:

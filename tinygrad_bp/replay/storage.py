@@ -31,6 +31,7 @@ from tinygrad_bp.replay.program import (
     INPUT,
     OPERATIONS,
     Details,
+    Draw,
     Guard,
     Placeholder,
     Program,
@@ -146,6 +147,13 @@ def _archive(program: Program) -> bytes:
         "guards": [[int(g.condition), bool(g.outcome), g.line] for g in program.guards],
         "shapes": [list(map(int, s)) for s in shapes],
         "dtypes": list(dtypes),
+        "draws": [
+            [
+                *(draw.generator, draw.method, _encoded(draw.parameters, found)),
+                *({name: _encoded(x, found) for name, x in draw.options.items()}, draw.count),
+            ]
+            for draw in program.draws
+        ],
         "arrays": len(found),
     }
     text = json.dumps(content, allow_nan=False).encode()
@@ -296,7 +304,7 @@ def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:
         wrong(f"it has version {content.get('version')!r}, {VERSION} is known")
     fields = {
         *("format", "version", "kind", "rules", "details", "inputs", "constants", "outputs"),
-        *("guards", "shapes", "dtypes", "arrays"),
+        *("guards", "shapes", "dtypes", "draws", "arrays"),
     }
     if content.keys() != fields:
         wrong(f"{TEXT} has the fields {sorted(content)}, expected {sorted(fields)}")
@@ -336,6 +344,7 @@ def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:
             wrong(f"instruction {i} has no arguments")
         named = {name: _decoded(x, take) for name, x in options.items()}
         details[i] = Details(tuple(_integers(of, "operands")), arguments, named)
+    draws = [_draw(row, take) for row in _rows(content["draws"], 5, "draws", unique=False)]
     constants = {i: _decoded(x, take) for i, x in _rows(content["constants"], 2, "constants")}
     if loaded:
         wrong(f"the array {next(iter(loaded))} belongs to nothing")
@@ -356,7 +365,18 @@ def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:
         guards=guards,
         shapes=[shapes[k] for k in kinds[:, 0].tolist()],
         dtypes=[dtypes[k] for k in kinds[:, 1].tolist()],
+        draws=draws,
     )
+
+
+def _draw(row: list[Any], take: Callable[[Any], Any]) -> Draw:
+    generator, method, parameters, options, count = row
+    given = _decoded(parameters, take)
+    if type(method) is not str or type(given) is not tuple or type(options) is not dict:
+        wrong("draws: expected a generator, a method, its arguments, and a count")
+    _integers([count], "draws")
+    named = {name: _decoded(x, take) for name, x in options.items()}
+    return Draw(generator, method, given, named, count)
 
 
 def _rules(names: list[Any], mine: dict[str, Any]) -> list[Any]:
