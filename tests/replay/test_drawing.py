@@ -357,16 +357,16 @@ LAYER = Layer()
         lambda x: x * RNG.normal(),
         lambda x, rng=RNG: x * rng.normal(),
         lambda x: LAYER(x),
-        lambda x: x * np.random.random(),  # noqa: NPY002
+        lambda x: x * np.random.random(),
         lambda x: x * random.random(),
         LAYER,
     ],
 )
 def test_a_generator_that_is_no_argument_is_refused_and_left_as_it_was(f):
-    before = state(RNG), np.random.get_state()[2], random.getstate()  # noqa: NPY002
+    before = state(RNG), np.random.get_state()[2], random.getstate()
     with pytest.raises(TypeError, match="as an argument"):
         tb.compile(f)(np.ones(1))
-    assert before == (state(RNG), np.random.get_state()[2], random.getstate())  # noqa: NPY002
+    assert before == (state(RNG), np.random.get_state()[2], random.getstate())
 
 
 def test_a_generator_in_a_cell_is_refused_also_where_it_is_an_argument():

@@ -53,7 +53,7 @@ class Given:
     def take(self, x: Any) -> None:
         """Take an argument apart."""
         leaves, key = self.leaves, self.key
-        if isinstance(x, (Tensor, Value)) and is_traced(x):
+        if type(x) is not Tensor and isinstance(x, (Tensor, Value)) and is_traced(x):
             raise TypeError("argument: a quantity of a recording has no numbers to be given")
         if isinstance(x, Tensor):
             leaves.append(x)

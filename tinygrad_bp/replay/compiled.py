@@ -35,14 +35,24 @@ def compile(
 
     The record holds for arguments of the same structure, shapes and dtypes; others are recorded on
     their own. Data are read at each call: those of the arguments, and those of leaves that the
-    function reaches by itself, such as a model's parameters. Whatever else the function reaches
-    (numbers, numpy arrays, random numbers that it draws) is a constant of the record; so is what a
-    Module keeps in attributes, unless the Module is an argument.
+    function reaches by itself, such as a model's parameters.
+
+    Whatever else it reaches is a constant of the record, and looked at before each call: numbers,
+    strings, functions, numpy arrays of up to 64 KiB, containers of up to 1000 of these, attributes
+    of Modules, in its cells, defaults and globals, and those of functions of the same package. If
+    they have changed, the function is recorded anew. A larger array is refused where it is used:
+    pass it as an argument. What else Python can read (files, the time, objects of other packages)
+    is not looked at.
+
+    Random numbers are drawn at each call, from a `numpy.random.Generator` among the arguments or in
+    a Module there, as the function would draw them. From one that is no argument they are refused.
+
+    Several threads may call it, and run at the same time, each in buffers of its own.
 
     Args:
-        function: a function of numbers, arrays, nodes, Modules, and lists, tuples and dicts of
-            these, that returns nodes. Arrays of integers are indices; bool, str and None are part
-            of what is recorded.
+        function: a function of numbers, arrays, nodes, Modules, generators, and lists, tuples and
+            dicts of these, that returns nodes. Arrays of integers are indices; bool, str and None
+            are part of what is recorded.
         argnums: by which arguments `value_and_grad` differentiates.
         on_branch: what to do where Python's `if` would now go another way: "record" that way too,
             or "raise".
@@ -56,9 +66,10 @@ def compile(
         A `Compiled`. Calling it gives the function's value; it has `value_and_grad` and `backward`.
 
     Raises:
-        TypeError: (when it records) the function reads a number out of a node.
+        TypeError: (when it records) the function reads a number out of a node, or draws from a
+            generator that is no argument.
         ValueError: on_branch or engine is unknown; or (when it records) the function uses what was
-            computed outside of it.
+            computed outside of it, or a large array from there.
         ImportError: (when it records) the engine's package is not installed.
 
     Example:
@@ -140,6 +151,9 @@ class Compiled:
     ) -> Any:
         """The function of single numbers at many rows of data, from the record of one.
 
+        Rows that take another way through the function's branches are run by a record of that way.
+        Of random numbers, every row draws its own, as in calls one after the other.
+
         Args:
             args: as for a single call, but that those named by `rows` have a further first axis:
                 one entry per row.
@@ -155,7 +169,8 @@ class Compiled:
         Raises:
             TypeError: the function is one of arrays, or it returns several things.
             ValueError: there are no rows, or their numbers differ.
-            RuntimeError: a row takes another branch than the first.
+            RuntimeError: a row takes another branch than the first, and on_branch is "raise", or
+                random numbers are drawn: which are another row's hangs on the branches before.
         """
         if gradient not in (None, "rows", "sum"):
             raise ValueError(f"gradient: expected 'rows', 'sum' or None, got {gradient!r}")
@@ -208,8 +223,9 @@ class Compiled:
         return given
 
     def _replay(self, mode: Mode, args: tuple[Any, ...], given: Given) -> Outcome:
+        before: Sequence[Any]
         key = tuple(given.key)
-        before = states(given.generators)
+        before = states(given.generators) if given.generators else ()
         recordings = self._kept.get(key, ())
         outcome = _outcome_of(recordings, given, before)
         if outcome is not None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import operator
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -42,19 +44,19 @@ class Same:
 
 
 class Settings:
-    """What a record depends on, as a key whose hash is known."""
+    """What a record depends on. Of equal ones there is one, so it is quick to look up by."""
 
-    __slots__ = ("_hash", "parts")
+    __slots__ = ("__weakref__",)
 
-    def __init__(self, parts: Sequence[Any]) -> None:
-        self.parts = tuple(parts)
-        self._hash = hash(self.parts)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Settings) and other.parts == self.parts
+_settings: WeakValueDictionary[tuple[Any, ...], Settings] = WeakValueDictionary()
+_lock = threading.Lock()
 
-    def __hash__(self) -> int:
-        return self._hash
+
+def settings_of(parts: Sequence[Any]) -> Settings:
+    """The settings that consist of these parts."""
+    with _lock:
+        return _settings.setdefault(tuple(parts), Settings())
 
 
 class Surroundings:
@@ -83,7 +85,7 @@ class Surroundings:
         self._seen: set[int] = set()
         self._looked_at = 0
         self._remember(root)
-        self.settings = Settings(self._parts)
+        self.settings = settings_of(self._parts)
         del self._parts, self._seen
 
     def hold(self) -> bool:
@@ -141,6 +143,8 @@ class Surroundings:
     def _hold(self, read: Callable[[], Any], holder: Any) -> None:
         """Remember the parts of something; where there are very many, only the thing itself."""
         parts = list(read())
+        if not parts and not isinstance(holder, (dict, list, set)):
+            return  # and so it stays
         self._looked_at += len(parts)
         if self._looked_at > MOST and not isinstance(holder, Module):
             self._parts.append(Same(holder))
@@ -174,24 +178,25 @@ class Surroundings:
             return
         cells, names = f.__closure__ or (), _names_in(f.__code__)
         self.names_random |= "random" in names
-        used = [name for name in names if name in f.__globals__]
         self._hold(lambda: [_content(cell) for cell in cells], f)
-        self._hold(lambda: [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()], f)
-        self._hold(lambda: [f.__globals__.get(name, _ABSENT) for name in used], f)
-        for x in [f.__globals__.get(name) for name in used]:
+        for defaults in (f.__defaults__, f.__kwdefaults__):
+            self._remember(defaults)
+        known = f.__globals__
+        self._names_in(known, [n for n in names if not isinstance(known.get(n), ModuleType)])
+        for x in map(known.get, names):
             if isinstance(x, (ModuleType, type)) and self._follows(x):
-                self._names_of(x, names)
+                self._names_in(x.__dict__, names)
 
-    def _names_of(self, x: Any, names: Sequence[str]) -> None:
+    def _names_in(self, namespace: Any, names: Sequence[str]) -> None:
         """What the code may read of a module, or a class."""
-        known = [name for name in names if name in vars(x)]
-        self._hold(lambda: [vars(x).get(name, _ABSENT) for name in known], x)
+        known = [name for name in names if name in namespace]
+        self._hold(lambda: [namespace.get(name, _ABSENT) for name in known], namespace)
 
 
 def _package_of(x: Any) -> str:
     """The package that a function, a class or an object comes from; empty where it is ours."""
-    if isinstance(x, MethodType):
-        x = x.__func__
+    while isinstance(x, (MethodType, functools.partial)):
+        x = x.__func__ if isinstance(x, MethodType) else x.func
     name = x.__name__ if isinstance(x, ModuleType) else getattr(x, "__module__", "")
     package = str(name).partition(".")[0]
     return "" if package in _NOT_FOLLOWED else package
