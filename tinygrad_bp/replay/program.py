@@ -106,6 +106,16 @@ OPERATIONS: dict[str, Any] = {
 }
 
 
+# These give the same bits in every namespace: for a float as for an element of an array.
+EXACT = {detach, *CONDITIONS.values()} | {
+    RULES[name]
+    for name in (
+        *("absolute", "add", "subtract", "multiply", "divide"),
+        *("negative", "positive", "sqrt", "square", "where"),
+    )
+}
+
+
 # --- the tape -----------------------------------------------------------------------------------
 
 
