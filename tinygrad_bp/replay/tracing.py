@@ -8,6 +8,7 @@ and only where Python must know (`if x > 0:`) is the outcome taken, and noted as
 
 from __future__ import annotations
 
+import inspect
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -628,6 +629,10 @@ def _operation(
     kind = recorder.kind
     operands = [x._as_floats() if isinstance(x, Index) else x for x in operands]
     operands = [recorder.operand(x) for x in operands]
+    if options and any(isinstance(p, Index) for p in options.values()):
+        bound = inspect.signature(rule).bind(*operands, *parameters, **options)
+        bound.apply_defaults()
+        parameters, options = bound.args[len(operands) :], {}
     options = {name: frozen(p) for name, p in (options or {}).items()}
     given: list[Index] = []  # indices among the arguments are operands of the instruction
     if isinstance(rule, ArrayRule):
