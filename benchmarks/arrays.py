@@ -665,27 +665,39 @@ def targets(net: Any, best: dict[str, float]) -> None:
 
 
 def until_it_pays(net: Any) -> None:
-    """After how many eager steps recording, building and compiling would have been worth it."""
+    """After how many eager steps recording, building and compiling would have been worth it.
+
+    There are few first calls, so all is measured in the processor's time: neighbours count less.
+    """
     eager, make = (
         (tinygrad_bp_mlp, replayed_mlp) if isinstance(net, MLP) else (tinygrad_bp_rnn, replayed_rnn)
     )
-    steps: dict[str, Step | None] = {OURS: eager(net)}
-    firsts: dict[str, float] = {}
+    eagerly = processor_seconds(eager(net), ROUNDS)
+    print(f"{'until it pays':16}{'first call, ms':>16}{'later, µs':>12}{'eager steps':>13}")
     for engine, times in (("numpy", 5), ("jax", 1)):
+        firsts = []
         try:
             for _ in range(times):
-                steps[engine] = step = make(net, engine)
-                start = time.perf_counter()
-                step()
-                firsts[engine] = min(firsts.get(engine, math.inf), time.perf_counter() - start)
+                step = make(net, engine)
+                firsts.append(processor_seconds(step, 1))
         except ImportError:
-            steps.pop(engine, None)
-    best = best_times(steps)
-    print(f"{'until it pays':16}{'first call, ms':>16}{'later, µs':>12}{'eager steps':>13}")
-    for engine, first in firsts.items():
-        gain = best[OURS] - best[engine]
-        count = f"{(first - best[engine]) / gain:.0f}" if gain > 0 else "never"
-        print(f"{engine:16}{1e3 * first:16.1f}{1e6 * best[engine]:12.0f}{count:>13}")
+            continue
+        first, later = min(firsts), processor_seconds(step, ROUNDS)
+        pays = f"{(first - later) / (eagerly - later):.0f}" if later < eagerly else "never"
+        print(f"{engine:16}{1e3 * first:16.1f}{1e6 * later:12.0f}{pays:>13}")
+
+
+def processor_seconds(step: Step, rounds: int) -> float:
+    """Of one step, in the best round."""
+    best, repeats = math.inf, 1
+    for _ in range(rounds):
+        start = time.process_time()
+        for _ in range(repeats):
+            step()
+        once = (time.process_time() - start) / repeats
+        best = min(best, once)
+        repeats = max(1, int(SECONDS_PER_TURN / once))
+    return best
 
 
 def verdict(what: str, ratio: float, limit: float) -> None:
