@@ -168,22 +168,57 @@ def test_a_run_that_fails_gives_its_buffers_back():
     assert step(x, np.array([1])) == 1.0
 
 
-@pytest.mark.parametrize("engine", ["numpy", "numba"])
-@pytest.mark.parametrize("kind", ["arrays", "numbers"])
-def test_a_twin_shares_no_buffer(engine, kind):
+def buffers(x):
+    """What a runner writes into."""
+    if hasattr(x, "_names"):
+        return [b for name, b in x._names.items() if name.startswith("b")]
+    machine = getattr(x, "_machine", None)
+    if machine is not None:
+        return [machine.values, machine.adjoints, *machine.spare]
+    return [x._values, x._adjoints]
+
+
+@pytest.mark.parametrize(
+    ("f", "engine"), [(arrays, "numpy"), (single, "numpy"), (single, "numba")], ids=str
+)
+def test_a_twin_shares_no_buffer(f, engine):
     if engine == "numba":
         pytest.importorskip("numba", reason="the engine's package")
-        if kind == "arrays":
-            return
-    if kind == "arrays":
-        step, data = tb.compile(arrays), [(numbers(k, 50, 6), np.arange(50) % 3) for k in range(2)]
+    if f is arrays:
+        data = [(numbers(k, 50, 6), np.arange(50) % 3) for k in range(2)]
     else:
-        step, data = tb.compile(single), [tuple(numbers(k, 2).tolist()) for k in range(2)]
-    program = step.program(*data[0])
-    one = runner(program, engine)
-    leaves = [p.data for p in MODEL.parameters()] if kind == "arrays" else []
+        data = [tuple(numbers(k, 2).tolist()) for k in range(2)]
+    one = runner(tb.compile(f).program(*data[0]), engine)
+    leaves = [p.data for p in MODEL.parameters()] if f is arrays else []
     inputs = [[*x, *leaves] for x in data]
-    expected = [bits(list(one.values(x))) for x in inputs]
+    run = one.values if f is arrays else one.value_and_gradient
+    expected = [bits(list(run(x))) for x in inputs]
     two = one.twin()
-    first, second = one.values(inputs[0]), two.values(inputs[1])
-    assert [bits(list(first)), bits(list(second))] == expected
+    again = two.values if f is arrays else two.value_and_gradient
+    assert [bits(list(again(x))) for x in inputs] == expected
+    mine, others = buffers(one), buffers(two)
+    assert mine
+    assert len(mine) == len(others)
+    assert not any(np.shares_memory(x, y) for x in mine for y in others)
+
+
+def test_a_run_within_a_run_disturbs_nothing():
+    """As another thread may run at any moment, so does this rule."""
+
+    @tb.elementwise(lambda m, x, y: 1.0 + 0.0 * x, check=False)
+    def interrupted(m, x):
+        """x, while something else runs"""
+        if not np.isscalar(x) and later:
+            assert step(later.pop())[0] == 300.0
+        return np.asarray(x)  # not a function of m: it is called at each run
+
+    later = []
+    step = tb.compile(lambda x: ((x * 3.0 * interrupted(x + 0.0)).sum(), x * 2.0))
+    for k in range(3):
+        x = np.full(100, 1.0 + k)
+        later = [np.ones(100)] if k else []
+        value, twice = step(x)
+        assert value == 300.0 * (1.0 + k) ** 2
+        assert twice.tolist() == (2.0 * x).tolist()
+        assert not later
+    assert step.recordings == 1
