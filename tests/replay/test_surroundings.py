@@ -271,6 +271,20 @@ def test_very_long_lists_are_known_by_identity_alone():
     assert step(3.0) == 6.0
 
 
+def test_a_very_long_list_hides_nothing_else():
+    numbers, flag, table = [1.0] * (MOST + 1), True, [2.0]
+
+    def f(x):
+        return x * numbers[0] * table[0] * SCALE if flag else -x
+
+    step = tb.compile(f)
+    assert step(3.0) == 12.0
+    table[0] = 5.0
+    assert step(3.0) == 30.0
+    flag = False
+    assert step(3.0) == -3.0
+
+
 def test_structures_that_hold_themselves():
     loop = [1.0]
     loop.append(loop)

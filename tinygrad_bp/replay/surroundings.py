@@ -143,12 +143,13 @@ class Surroundings:
     def _hold(self, read: Callable[[], Any], holder: Any) -> None:
         """Remember the parts of something; where there are very many, only the thing itself."""
         parts = list(read())
-        if not parts and not isinstance(holder, (dict, list, set)):
+        container = isinstance(holder, (dict, list, tuple, set, frozenset))
+        if not parts and not container:
             return  # and so it stays
-        self._looked_at += len(parts)
-        if self._looked_at > MOST and not isinstance(holder, Module):
+        if container and self._looked_at + len(parts) > MOST:
             self._parts.append(Same(holder))
             return
+        self._looked_at += len(parts) if container else 0
         self.holders.append((read, parts))
         for part in parts:
             self._remember(part)
@@ -190,7 +191,7 @@ class Surroundings:
     def _names_in(self, namespace: Any, names: Sequence[str]) -> None:
         """What the code may read of a module, or a class."""
         known = [name for name in names if name in namespace]
-        self._hold(lambda: [namespace.get(name, _ABSENT) for name in known], namespace)
+        self._hold(lambda: [namespace.get(name, _ABSENT) for name in known], None)
 
 
 def _package_of(x: Any) -> str:
