@@ -1,0 +1,572 @@
+"""Formulas as trees: what a derivation is made of, before it is written down or evaluated.
+
+A tree is a small immutable object, made by the functions below, which do what a reader expects of a
+formula: a factor 1 is not written, a double transpose is none, a factor that is a single number
+stands in front. Everything that is not a single number is a matrix, and a vector is one of a single
+column (or row).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+class Later(NamedTuple):
+    """A time step that is not a number but `t + offset`."""
+
+    offset: int
+
+
+Step = int | Later | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """A formula.
+
+    Attributes:
+        shape: of the matrix that it is, or () for a single number.
+        batched: whether it differs between the samples of a batch.
+    """
+
+    @property
+    def shape(self) -> Shape:
+        return broadcast(*(x.shape for x in self.children))
+
+    @property
+    def batched(self) -> bool:
+        return any(x.batched for x in self.children)
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        """The formulas that it is made of, in order."""
+        return ()
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        """The same of other formulas."""
+        return self
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    return np.broadcast_shapes(*shapes)
+
+
+# --- atoms --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Expr):
+    """A plain number."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol(Expr):
+    """A letter or a name, with what stands above and below it.
+
+    Attributes:
+        name: the letter: `W`, `δ`.
+        sup: above it: the layer.
+        sub: below it.
+        step: the time step in parentheses, or None.
+    """
+
+    name: str
+    sup: str = ""
+    sub: str = ""
+    step: Step = None
+    size: Shape = field(default=(), compare=False)
+    per_sample: bool = field(default=False, compare=False)
+
+    @property
+    def shape(self) -> Shape:
+        return self.size
+
+    @property
+    def batched(self) -> bool:
+        return self.per_sample
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from other symbols, the time step apart."""
+        return (self.name, self.sup, self.sub)
+
+
+@dataclass(frozen=True, slots=True)
+class Partial(Expr):
+    """The derivative of `top` by `by`: ∂C/∂W."""
+
+    top: Symbol
+    by: Symbol
+
+    @property
+    def shape(self) -> Shape:
+        return self.by.shape
+
+    @property
+    def batched(self) -> bool:
+        return self.by.batched
+
+    @property
+    def step(self) -> Step:
+        return self.by.step
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("∂", *self.by.key)
+
+
+Atom = Symbol | Partial
+
+
+@dataclass(frozen=True, slots=True)
+class Ones(Expr):
+    """A matrix of ones."""
+
+    size: Shape
+
+    @property
+    def shape(self) -> Shape:
+        return self.size
+
+
+# --- arithmetic ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Many(Expr):
+    """Something of any number of formulas."""
+
+    parts: tuple[Expr, ...]
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.parts
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Many):
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return add(*children)
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Many):
+    """Element by element: ⊙ between matrices."""
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return multiply(*children)
+
+
+@dataclass(frozen=True, slots=True)
+class MatMul(Many):
+    @property
+    def shape(self) -> Shape:
+        shapes = [x.shape for x in self.parts]
+        return (*broadcast(*(s[:-2] for s in shapes)), shapes[0][-2], shapes[-1][-1])
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return matmul(*children)
+
+
+@dataclass(frozen=True, slots=True)
+class Single(Expr):
+    """Something of one formula."""
+
+    x: Expr
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x,)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return replace(self, x=children[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Power(Single):
+    exponent: Expr
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.x, self.exponent)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return power(*children)
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose(Single):
+    @property
+    def shape(self) -> Shape:
+        return swapped(self.x.shape)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return transpose(*children)
+
+
+@dataclass(frozen=True, slots=True)
+class Diag(Single):
+    """The matrix with a vector on its diagonal."""
+
+    @property
+    def shape(self) -> Shape:
+        n = max(self.x.shape)
+        return (n, n)
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar(Single):
+    """The one number in a matrix of one row and one column: an inner product."""
+
+    @property
+    def shape(self) -> Shape:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Total(Single):
+    """The sum over all elements."""
+
+    @property
+    def shape(self) -> Shape:
+        return ()
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return total(*children)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples(Single):
+    """The sum over the samples of a batch."""
+
+    @property
+    def batched(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Steps(Single):
+    """The sum over the time steps t = low ... high."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Function(Expr):
+    """An elementwise operation applied: σ(z)."""
+
+    rule: Any
+    arguments: tuple[Expr, ...]
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.arguments
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return replace(self, arguments=children)
+
+
+@dataclass(frozen=True, slots=True)
+class Derivative(Function):
+    """Its partial derivative by argument `which`: σ'(z). `result` is what the function gave."""
+
+    which: int
+    result: Expr
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (*self.arguments, self.result)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return replace(self, arguments=children[:-1], result=children[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Compare(Expr):
+    """A condition."""
+
+    sign: str
+    left: Expr
+    right: Expr
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.left, self.right)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return Compare(self.sign, *children)
+
+
+@dataclass(frozen=True, slots=True)
+class Cases(Expr):
+    """`yes` where the condition holds, else `no`."""
+
+    condition: Expr
+    yes: Expr
+    no: Expr
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.condition, self.yes, self.no)
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return Cases(*children)
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Expr):
+    """An operation on whole arrays that has no sign of its own: softmax(o).
+
+    Attributes:
+        name: what it is called.
+        arguments: what it is applied to.
+        detail: its further arguments, in words.
+        compute: its value, a function of the arguments' matrices.
+    """
+
+    name: str
+    arguments: tuple[Expr, ...]
+    detail: str
+    size: Shape
+    compute: Callable[..., Any] = field(compare=False)
+
+    @property
+    def shape(self) -> Shape:
+        return self.size
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return self.arguments
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return replace(self, arguments=children)
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed(Single):
+    """An element, by the letters of its indices: W_jk."""
+
+    indices: tuple[str, ...]
+
+    @property
+    def shape(self) -> Shape:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSum(Single):
+    """The sum over an index that runs from 1 to `count`."""
+
+    index: str
+    count: int
+
+    @property
+    def shape(self) -> Shape:
+        return ()
+
+
+ZERO, ONE, MINUS_ONE = Number(0.0), Number(1.0), Number(-1.0)
+
+
+# --- how they are made --------------------------------------------------------------------------
+
+
+def swapped(shape: Shape) -> Shape:
+    return (*shape[:-2], shape[-1], shape[-2]) if shape else shape
+
+
+def coefficient(x: Expr) -> tuple[float, Expr]:
+    """A formula as a number times the rest."""
+    if isinstance(x, Number):
+        return x.value, ONE
+    if isinstance(x, Product) and isinstance(x.parts[0], Number):
+        rest = x.parts[1:]
+        return x.parts[0].value, rest[0] if len(rest) == 1 else Product(rest)
+    return 1.0, x
+
+
+def add(*terms: Expr) -> Expr:
+    """The sum, with like terms taken together."""
+    flat = [x for term in terms for x in (term.parts if isinstance(term, Sum) else (term,))]
+    counts: dict[Expr, float] = {}
+    for x in flat:
+        factor, rest = coefficient(x)
+        counts[rest] = counts.get(rest, 0.0) + factor
+    kept = [multiply(Number(n), rest) for rest, n in counts.items() if n != 0.0]
+    if not kept:
+        return ZERO
+    return kept[0] if len(kept) == 1 else Sum(tuple(kept))
+
+
+def negative(x: Expr) -> Expr:
+    return multiply(MINUS_ONE, x)
+
+
+def multiply(*factors: Expr) -> Expr:
+    """The product element by element; numbers first, equal factors as a power."""
+    number, powers = 1.0, {}
+    for factor in factors:
+        for x in factor.parts if isinstance(factor, Product) else (factor,):
+            if isinstance(x, Number):
+                number *= x.value
+                continue
+            base, n = x, 1.0
+            if isinstance(x, Power) and isinstance(x.exponent, Number) and x.exponent.value > 0:
+                base, n = x.x, x.exponent.value
+            powers[base] = powers.get(base, 0.0) + n
+    rest = [power(base, Number(n)) for base, n in powers.items()]
+    shape = broadcast(*(x.shape for x in rest))
+    for x in [x for x in rest if isinstance(x, Ones)]:  # needed for their shape alone
+        others = [y for y in rest if y is not x]
+        if broadcast(*(y.shape for y in others)) == shape:
+            rest = others
+    if number == 0.0:
+        return ZERO
+    if number == -1.0 and len(rest) == 1 and isinstance(rest[0], Sum):
+        return add(*(negative(x) for x in rest[0].parts))
+    if number != 1.0 or not rest:
+        rest.insert(0, Number(number))
+    return rest[0] if len(rest) == 1 else Product(tuple(rest))
+
+
+def power(x: Expr, exponent: Expr) -> Expr:
+    if exponent == ONE or x == ONE:
+        return x
+    if exponent == ZERO:
+        return ONE
+    if isinstance(x, Number) and isinstance(exponent, Number) and x.value > 0.0:
+        return Number(x.value**exponent.value)
+    if isinstance(x, Power) and isinstance(exponent, Number) and isinstance(x.exponent, Number):
+        if float(exponent.value).is_integer() and float(x.exponent.value).is_integer():
+            return power(x.x, Number(x.exponent.value * exponent.value))
+    if isinstance(x, Product) and exponent == MINUS_ONE:
+        return multiply(*(power(part, MINUS_ONE) for part in x.parts))
+    return Power(x, exponent)
+
+
+def divide(x: Expr, y: Expr) -> Expr:
+    if y == ZERO:
+        return Product((x, Power(y, MINUS_ONE)))
+    if isinstance(y, Number):
+        return multiply(Number(1.0 / y.value), x)
+    return multiply(x, power(y, MINUS_ONE))
+
+
+def scalar_part(x: Expr) -> tuple[Expr, Expr]:
+    """A formula as a single number times the rest."""
+    if not isinstance(x, Product) or not x.shape:
+        return ONE, x
+    scalars = [part for part in x.parts if not part.shape]
+    rest = [part for part in x.parts if part.shape]
+    return multiply(*scalars), multiply(*rest)
+
+
+def matmul(*factors: Expr) -> Expr:
+    """The product of matrices, with single numbers in front."""
+    outside, inside = [], []
+    for factor in factors:
+        for x in factor.parts if isinstance(factor, MatMul) else (factor,):
+            front, rest = (x, None) if not x.shape else scalar_part(x)
+            outside.append(front)
+            if rest is not None:
+                inside.append(rest)
+    inner = [x for r in inside for x in (r.parts if isinstance(r, MatMul) else (r,))]
+    if len(inner) < 2:
+        return multiply(*outside, *inner)
+    return multiply(*outside, MatMul(tuple(inner)))
+
+
+def transpose(x: Expr) -> Expr:
+    """The transpose, moved down to the single letters."""
+    if not x.shape or isinstance(x, Diag):
+        return x
+    if isinstance(x, Transpose):
+        return x.x
+    if isinstance(x, MatMul):
+        return matmul(*(transpose(part) for part in reversed(x.parts)))
+    if isinstance(x, Sum):
+        return add(*(transpose(part) for part in x.parts))
+    if isinstance(x, Product) and len([p for p in x.parts if p.shape]) == 1:
+        return multiply(*(transpose(part) for part in x.parts))
+    if isinstance(x, Ones):
+        return Ones(swapped(x.size))
+    return Transpose(x)
+
+
+def total(x: Expr) -> Expr:
+    """The sum over all elements; of a single number it is the number."""
+    if not x.shape:
+        return x
+    front, rest = scalar_part(x)
+    number, rest = coefficient(rest)
+    return multiply(Number(number), front, Total(rest))
+
+
+def samples(x: Expr) -> Expr:
+    """The sum over the samples, with constant factors in front."""
+    number, rest = coefficient(x)
+    if isinstance(rest, Product):
+        constant = [p for p in rest.parts if not p.batched and not p.shape]
+        varying = [p for p in rest.parts if p not in constant]
+        if varying:
+            return multiply(Number(number), *constant, Samples(multiply(*varying)))
+    return multiply(Number(number), Samples(rest))
+
+
+def full(x: Expr, shape: Shape) -> Expr:
+    """A formula that may be broadcast, in its full shape."""
+    if x.shape == shape:
+        return x
+    return multiply(x, Ones(shape))
+
+
+# --- walking through them -----------------------------------------------------------------------
+
+
+def transformed(x: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """The formula with `change` made to every part of it, the innermost first."""
+    children = x.children
+    if children:
+        new = tuple(transformed(child, change) for child in children)
+        if new != children:
+            x = x.with_children(new)
+    return change(x)
+
+
+def parts(x: Expr) -> Iterator[Expr]:
+    """Every formula within a formula, and itself, from left to right."""
+    yield x
+    for child in x.children:
+        yield from parts(child)
+
+
+def atoms(x: Expr) -> Iterator[Atom]:
+    """The symbols and derivatives in a formula, as written: what a derivative gave is not."""
+    if isinstance(x, (Symbol, Partial)):
+        yield x
+        return
+    for child in x.arguments if isinstance(x, Function) else x.children:
+        yield from atoms(child)
+
+
+def extent(x: Expr) -> int:
+    """How many signs a formula has."""
+    if isinstance(x, Function):
+        return 1 + sum(map(extent, x.arguments))
+    return 1 + sum(map(extent, x.children))
+
+
+def at_step(atom: Atom, step: Step) -> Atom:
+    """The same at another time step."""
+    if isinstance(atom, Symbol):
+        return replace(atom, step=step)
+    return replace(atom, by=replace(atom.by, step=step))
