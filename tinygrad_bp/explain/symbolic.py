@@ -144,7 +144,7 @@ def applied(rule: Rule, *operands: Expr) -> Expr:
 
 def definition(rule: Rule, *operands: Expr) -> Expr | None:
     """What an operation is made of; None where it cannot be run on formulas."""
-    return _run(rule.value, operands)
+    return _run(rule.value, operands, by_name=rule is not RULES["sigmoid"])
 
 
 def textbook(rule: Rule, which: int, operands: tuple[Expr, ...], result: Expr) -> Expr | None:
@@ -178,12 +178,14 @@ def written_out(x: Expr) -> Expr:
     return f.transformed(x, change)
 
 
-def _run(function: Callable[..., Any], operands: tuple[Expr, ...]) -> Expr | None:
+def _run(
+    function: Callable[..., Any], operands: tuple[Expr, ...], by_name: bool = True
+) -> Expr | None:
     try:
         written = formula(function(SIGNS, *map(Writing, operands)))
     except (TypeError, AttributeError, ValueError):  # it does what only numbers can
         return None
-    return f.transformed(written, _known)
+    return f.transformed(written, _known) if by_name else written
 
 
 def _known(x: Expr) -> Expr:

@@ -1,0 +1,306 @@
+"""A recorded graph, read as formulas: what each node is, and what flows back to it.
+
+Named nodes are symbols; what lies between them, unnamed, is folded into the formula of the named
+one. An unnamed node that is used twice, or whose formula would be too long to read, gets a name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinygrad_bp.array_rules import ARRAY_RULES
+from tinygrad_bp.explain import formulas as f
+from tinygrad_bp.explain.batches import arguments_of, shape_of, with_samples
+from tinygrad_bp.explain.evaluating import Numbers, View
+from tinygrad_bp.explain.formulas import Atom, Expr, Partial, Symbol
+from tinygrad_bp.explain.naming import place_of
+from tinygrad_bp.explain.structural import Operand, Operation, forward, pullback, softmax_of
+from tinygrad_bp.explain.symbols import Symbols, parsed
+from tinygrad_bp.graph import Node, sweep, topological_order
+from tinygrad_bp.rules import RULES
+from tinygrad_bp.tensor import Tensor
+from tinygrad_bp.text import clean
+
+LONGEST = 40  # signs in a formula that is folded into another
+MOST_NODES = 20_000
+_SOFTMAX, _LOG_SOFTMAX = ARRAY_RULES["softmax"], ARRAY_RULES["log_softmax"]
+
+
+class Told(NamedTuple):
+    """An equation of the forward pass: a symbol, the node it is of (if any), and its formula."""
+
+    symbol: Symbol
+    node: Node | None
+    formula: Expr
+
+
+class Reading:
+    """The formulas of a graph.
+
+    Args:
+        loss: the node that is differentiated; a single number.
+        columns: whether vectors are columns, as in textbooks.
+        asked: what the user calls nodes, or names.
+
+    Attributes:
+        order: the nodes, every one after its operands.
+        symbol: of each named node.
+        told: the equations of the forward pass, in order.
+        delta: for each named node the symbol of what flows back to it.
+        back: for each named node what flows back to it, as a formula.
+        numbers: what every symbol stands for.
+        notes: what a reader must know.
+    """
+
+    def __init__(self, loss: Node, columns: bool, asked: Mapping[Any, str]) -> None:
+        self.loss, self.columns = loss, columns
+        self.order = topological_order(loss)
+        if len(self.order) > MOST_NODES:
+            raise ValueError(
+                f"loss: its graph has {len(self.order):,} nodes, and derivations are written for "
+                f"at most {MOST_NODES:,}: take fewer steps, or Tensors in the place of Values"
+            )
+        self.scalar = not isinstance(loss, Tensor)
+        self.notes: list[str] = []
+        self.uses = Counter(p for node in self.order for p in node.parents)
+        # Rows, as in the code, are the whole batch at once; columns are those of one sample.
+        whole = self.scalar or not columns
+        self.stacked, self.samples = (set(), 1) if whole else with_samples(self.order)
+        self.names = Symbols(loss, self.order, asked, self.scalar)
+        self.symbol: dict[Node, Symbol] = {}
+        self.of: dict[tuple[Any, int | None], Any] = {}
+        self.numbers = Numbers(self.of, self.samples)
+        self._enter(Symbol("m"), np.full((1, 1), float(self.samples)))
+        self.told: list[Told] = []
+        self.ref: dict[Node, Expr] = {}
+        self.operation: dict[Node, Operation] = {}
+        self._roles: dict[tuple[str, int | None], list[tuple[Expr, Any]]] = defaultdict(list)
+        self._unnamed: Counter[int | None] = Counter()
+        self._in_loss, self._owner_step = self._owners()
+        self._forward()
+        self.names.check_asked()
+        self.delta: dict[Node, Atom] = {}
+        self.back: dict[Node, Expr] = {}
+        self._backward()
+
+    # --- symbols and what they stand for --------------------------------------------------------
+
+    def view(self, place: Any) -> View:
+        """How the array of a node, or of a constant `(node, operand number)`, is written."""
+        x = place if isinstance(place, Node) else place[0].operands[place[1]]
+        return View(shape_of(x), place in self.stacked, self.columns)
+
+    def _enter(self, symbol: Atom, matrix: Any) -> None:
+        self.of[symbol.key, symbol.step] = matrix  # type: ignore[index]
+
+    def _symbol(self, symbol: Symbol, view: View, array: Any) -> Symbol:
+        symbol = replace(symbol, size=view.shape, per_sample=view.stacked)
+        self._enter(symbol, view.matrix(array))
+        return symbol
+
+    def _owners(self) -> tuple[set[Node], dict[Node, int | None]]:
+        """The nodes that are written in the loss's own formula, and the step each is written at."""
+        of = self.names.of
+        losses = {self.loss} | {n for n, s in of.items() if s.key == of[self.loss].key}
+        in_loss: set[Node] = set()
+        step: dict[Node, int | None] = {}
+        for node in reversed(self.order):
+            if node in of:
+                step[node] = of[node].step
+                if node in losses:
+                    in_loss.add(node)
+            elif self.names.places[node].step is not None:
+                step[node] = self.names.places[node].step
+            for parent in node.parents:
+                if parent not in of:
+                    step.setdefault(parent, step[node])
+                    if node in in_loss:
+                        in_loss.add(parent)
+        return in_loss, step
+
+    # --- forward --------------------------------------------------------------------------------
+
+    def _forward(self) -> None:
+        for node in self.order:
+            view = self.view(node)
+            if node.is_leaf:
+                symbol = self._symbol(self.names.of[node], view, node.data)  # type: ignore[attr-defined]
+                self.symbol[node] = self.ref[node] = symbol  # type: ignore[assignment]
+                continue
+            operation = self._operation_of(node, view)
+            formula = self._abbreviated(node, operation) or forward(operation)
+            symbol_or_formula = self._referred(node, formula, view)
+            self.ref[node] = symbol_or_formula
+            self.operation[node] = operation._replace(result=Operand(symbol_or_formula, view))
+
+    def _operation_of(self, node: Node, view: View) -> Operation:
+        operands = tuple(
+            Operand(self._operand(node, k, x), self.view(x if _is_tracked(x) else (node, k)))
+            for k, x in enumerate(node.operands)
+        )
+        if _holds_a_logarithm(node):
+            self._note(
+                f"The hold of a logarithm at {node.operands[1]:g} is left out: it is not reached."
+            )
+            return Operation(RULES["positive"], operands[:1], Operand(f.ONE, view), (), {})
+        return Operation(node.rule, operands, Operand(f.ONE, view), *arguments_of(node))
+
+    def _operand(self, node: Node, k: int, x: Any) -> Expr:
+        return self.ref[x] if _is_tracked(x) else self._constant(node, k, x)
+
+    def _abbreviated(self, node: Node, op: Operation) -> Expr | None:
+        """The logarithm of ŷ, for a softmax that is taken together with its logarithm."""
+        operand = op.operands[0] if op.operands else None
+        if node.rule is not _LOG_SOFTMAX or node in self.names.of:
+            return None
+        if operand is None or not isinstance(operand.expr, Symbol):
+            return None
+        name = self.names.free("ŷ", "p")
+        symbol = self.names.wanted(name) or Symbol(name)
+        symbol = replace(symbol, step=self._owner_step.get(node))
+        if (symbol.key, symbol.step) in self.of:
+            return None
+        softmax = np.exp(node.data)  # type: ignore[attr-defined]
+        symbol = self._symbol(symbol, op.result.view, softmax)
+        self.told.append(Told(symbol, None, softmax_of(op)))
+        self._note(
+            f"{name} is an abbreviation: the graph has the logarithm of the softmax in one "
+            "operation (the fused form)."
+        )
+        return f.Function(RULES["log"], (symbol,))
+
+    def _referred(self, node: Node, formula: Expr, view: View) -> Expr:
+        """The symbol that stands for a node from now on, or its formula."""
+        symbol = self.names.of.get(node)
+        if symbol is None:
+            shared = self.uses[node] > 1 and not isinstance(formula, (Symbol, f.Number))
+            if not shared and f.extent(formula) <= LONGEST:
+                return formula
+            symbol = self._invented(node)
+        symbol = self._symbol(symbol, view, node.data)  # type: ignore[attr-defined]
+        self.symbol[node] = symbol
+        self.told.append(Told(symbol, node, f.full(formula, view.shape)))
+        return symbol
+
+    def _invented(self, node: Node) -> Symbol:
+        step = self._owner_step.get(node)
+        if step is None:
+            step = self.names.step[node]
+        self._unnamed[step] += 1
+        n = str(self._unnamed[step])
+        name = self.names.free("v", "u", "q")
+        return Symbol(name, step=step, **({"sub": n} if self.scalar else {"sup": n}))
+
+    # --- constants ------------------------------------------------------------------------------
+
+    def _constant(self, node: Node, k: int, x: Any) -> Expr:
+        array = np.asarray(x.data if isinstance(x, Node) else x, np.float64)
+        label = clean(x.label) if isinstance(x, Node) else ""
+        if not array.ndim and not label:
+            return f.Number(float(array))
+        view, step = self.view((node, k)), self._owner_step.get(node)
+        symbol = self.names.before.get((node, k))
+        if label and symbol is None:
+            assert isinstance(x, Node)
+            place = place_of(x)
+            symbol = self.names.wanted(place.symbol) or parsed(place.symbol, not self.scalar)
+            symbol = replace(symbol, step=place.step)
+        if symbol is not None:
+            known = self.of.get((symbol.key, symbol.step))
+            matrix = view.matrix(array)
+            if known is None or np.array_equal(known, matrix, equal_nan=True):
+                return self._symbol(symbol, view, array)
+        return self._by_role(self._role(node, k), step, view, array)
+
+    def _role(self, node: Node, k: int) -> str:
+        if node in self._in_loss:
+            return self.names.free("y", "d")
+        left = k == 0 and getattr(node.rule, "name", "") in ("matmul", "linear")
+        return self.names.free("x", "s") if left else self.names.free("k", "q")
+
+    def _by_role(self, role: str, step: int | None, view: View, array: Any) -> Expr:
+        """A symbol for a constant: one that is known at this step, or that is 1 minus a known."""
+        known = self._roles[role, step]
+        for expr, other in known:
+            if other.shape == array.shape and np.array_equal(other, array):
+                return expr
+            if other.shape == array.shape and np.array_equal(1.0 - other, array):
+                return f.add(f.ONE, f.negative(expr))
+        symbol = self.names.wanted(role) or Symbol(role)
+        if known:
+            symbol = replace(symbol, sub=f"{symbol.sub}{len(known) + 1}")
+        symbol = self._symbol(replace(symbol, step=step), view, array)
+        known.append((symbol, array))
+        return symbol
+
+    # --- backward -------------------------------------------------------------------------------
+
+    def _backward(self) -> None:
+        gradient = {step.node: step.gradient for step in sweep(self.loss)}
+        shares: dict[Node, list[Expr]] = defaultdict(list)
+        for node in reversed(self.order):
+            g = f.ONE if node is self.loss else f.add(*self._sorted(node, shares.pop(node)))
+            if node in self.symbol:
+                view = self.view(node)
+                delta = self.delta[node] = self._delta(node)
+                self._enter(delta, view.matrix(gradient[node]))
+                self.back[node] = f.full(g, view.shape)
+                if not _is_trivial(g):
+                    g = delta
+            operation = self.operation.get(node)
+            for k, (x, local) in enumerate(zip(node.operands, node.locals, strict=True)):
+                if local is not None and operation is not None:
+                    shares[x].append(pullback(operation, k, g))
+
+    def _sorted(self, node: Node, shares: list[Expr]) -> list[Expr]:
+        """What comes from the same time step first, then what comes from later ones."""
+        symbol = self.symbol.get(node)
+        if symbol is None or symbol.step is None:
+            return shares[::-1]
+        return sorted(shares, key=_latest)
+
+    def _delta(self, node: Node) -> Atom:
+        """δ for weighted inputs and for what belongs to a time step, ∂C/∂a for all else."""
+        symbol, loss = self.symbol[node], self.symbol[self.loss]
+        if node.is_leaf or self.scalar or symbol.key == loss.key:
+            return Partial(loss, symbol)
+        if symbol.step is not None:
+            return replace(symbol, name="δ", sub=symbol.name + symbol.sub)
+        if symbol.name == "z" and symbol.sup and not symbol.sub:
+            return replace(symbol, name="δ")
+        return Partial(loss, symbol)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def _is_tracked(x: Any) -> bool:
+    return isinstance(x, Node) and x.requires_grad
+
+
+def _is_trivial(g: Expr) -> bool:
+    """Whether a gradient is a mere number: 1, or 1/m."""
+    return not g.shape and all(atom == Symbol("m") for atom in f.atoms(g))
+
+
+def _latest(x: Expr) -> int:
+    steps = [atom.step for atom in f.atoms(x) if isinstance(atom.step, int)]
+    return max(steps, default=0)
+
+
+def _holds_a_logarithm(node: Node) -> bool:
+    """Whether it is max(log(x), a very small number), and the logarithm is the larger throughout."""
+    if node.rule is not RULES["maximum"] or not isinstance(node.operands[1], float):
+        return False
+    x = node.operands[0]
+    return (
+        isinstance(x, Node)
+        and x.rule is RULES["log"]
+        and bool(np.all(np.asarray(x.data) > node.operands[1]))  # type: ignore[attr-defined]
+    )
