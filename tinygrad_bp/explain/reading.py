@@ -85,6 +85,7 @@ class Reading:
         self._forward()
         self.names.check_asked()
         self.delta: dict[Node, Atom] = {}
+        self.node_of: dict[Atom, Node] = {}
         self.back: dict[Node, Expr] = {}
         self._backward()
 
@@ -144,7 +145,7 @@ class Reading:
             for k, x in enumerate(node.operands)
         )
         if _holds_a_logarithm(node):
-            self._note(
+            self.note(
                 f"The hold of a logarithm at {node.operands[1]:g} is left out: it is not reached."
             )
             return Operation(RULES["positive"], operands[:1], Operand(f.ONE, view), (), {})
@@ -168,7 +169,7 @@ class Reading:
         softmax = np.exp(node.data)  # type: ignore[attr-defined]
         symbol = self._symbol(symbol, op.result.view, softmax)
         self.told.append(Told(symbol, None, softmax_of(op)))
-        self._note(
+        self.note(
             f"{name} is an abbreviation: the graph has the logarithm of the softmax in one "
             "operation (the fused form)."
         )
@@ -248,9 +249,10 @@ class Reading:
             if node in self.symbol:
                 view = self.view(node)
                 delta = self.delta[node] = self._delta(node)
+                self.node_of[delta] = node
                 self._enter(delta, view.matrix(gradient[node]))
                 self.back[node] = f.full(g, view.shape)
-                if not _is_trivial(g):
+                if not is_trivial(g):
                     g = delta
             operation = self.operation.get(node)
             for k, (x, local) in enumerate(zip(node.operands, node.locals, strict=True)):
@@ -275,7 +277,7 @@ class Reading:
             return replace(symbol, name="δ")
         return Partial(loss, symbol)
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
@@ -284,7 +286,7 @@ def _is_tracked(x: Any) -> bool:
     return isinstance(x, Node) and x.requires_grad
 
 
-def _is_trivial(g: Expr) -> bool:
+def is_trivial(g: Expr) -> bool:
     """Whether a gradient is a mere number: 1, or 1/m."""
     return not g.shape and all(atom == Symbol("m") for atom in f.atoms(g))
 
