@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any
 
+import numpy as np
+
 from tinygrad_bp import array_rules as ar
 from tinygrad_bp.explain.formulas import Shape
 from tinygrad_bp.graph import Node
@@ -73,11 +75,15 @@ def with_samples(order: Iterable[Node]) -> tuple[set[Place], int]:
         order: the nodes of a graph of Tensors, every one after its operands.
     """
     classes = _Classes()
+    same: dict[Any, Place] = {}  # constants are copied where they meet a Tensor
     for node in order:
         classes.shape[node] = shape_of(node)
         operands = [place_of(node, k) for k in range(len(node.operands))]
         for place, operand in zip(operands, node.operands, strict=True):
             classes.shape.setdefault(place, shape_of(operand))
+            if isinstance(operand, np.ndarray):
+                twin = same.setdefault((operand.shape, operand.tobytes()), place)
+                classes.tie(place, twin)
         if operands:
             _look(classes, node, operands)
     return classes.samples()

@@ -131,9 +131,19 @@ class Derivation(Shown):
         lines = [self.title, *map(clean, self.notes)]
         for heading, equations in self._sections():
             lines += ["", heading]
+            if heading == SECTIONS["notation"]:
+                lines += [f"  {',   '.join(row)}" for row in self._notation(equations, writer)]
+                continue
             for equation in equations:
                 lines += self._text_of(equation, writer)
         return "\n".join(lines)
+
+    def _notation(self, equations: Sequence[Equation], writer: Any) -> Iterator[list[str]]:
+        """What each δ stands for, four to a line."""
+        equal = writer.signs(" = ")
+        said = [f"{writer.write(e.lhs)}{equal}{writer.write(e.rhs)}" for e in equations]
+        for i in range(0, len(said), 4):
+            yield said[i : i + 4]
 
     def _text_of(self, equation: Equation, writer: Any) -> list[str]:
         left = writer.write(equation.lhs)
@@ -178,6 +188,9 @@ class Derivation(Shown):
     def _aligned(self, equations: Sequence[Equation]) -> str:
         writer = self._writer(LatexWriter)
         rows = []
+        if equations[0].kind == "notation":
+            rows = ["& " + ", \\quad ".join(row) for row in self._notation(equations, writer)]
+            equations = []
         for equation in equations:
             left = writer.write(equation.lhs)
             steps = self._range(equation, writer)
@@ -193,6 +206,11 @@ class Derivation(Shown):
         parts = [f"<h3>{escaped(self.title)}</h3>\n{notes}"]
         for heading, equations in self._sections():
             parts.append(f"<h4>{heading}</h4>\n")
+            if heading == SECTIONS["notation"]:
+                for row in self._notation(equations, self._writer(MathWriter)):
+                    maths = ", &emsp;".join(f"<math><mrow>{said}</mrow></math>" for said in row)
+                    parts.append(f"<div>{maths}</div>\n")
+                continue
             parts += [self._html_of(e) for e in equations]
         return "".join(parts)
 

@@ -21,7 +21,7 @@ from tinygrad_bp.explain.elements import element_equations
 from tinygrad_bp.explain.equations import Equation, error_in, numbers_of
 from tinygrad_bp.explain.evaluating import Numbers, evaluate
 from tinygrad_bp.explain.formulas import Atom, Expr, Partial, Symbol
-from tinygrad_bp.explain.reading import LONGEST, Reading, is_trivial
+from tinygrad_bp.explain.reading import Reading, is_trivial
 from tinygrad_bp.explain.recursion import absolute, grouped, relative, summed_over_time
 from tinygrad_bp.explain.structural import jacobian_of_softmax
 from tinygrad_bp.explain.writing import plain
@@ -31,6 +31,8 @@ from tinygrad_bp.scalars import Values
 
 Convention = Literal["columns", "rows"]
 MOST_EQUATIONS = 200
+LONGEST_FORM = 34  # signs in what an equation is rewritten to
+LONGEST_PART = 30  # signs in what is put into another equation
 
 
 def derive(
@@ -204,28 +206,37 @@ class _Derivation:
 
     def _backward(self, node: Node) -> Equation:
         delta, formula = self.reading.delta[node], self.reading.back[node]
-        forms = [formula]
-        put_in = f.transformed(formula, lambda x: self.base.get(x, x))  # type: ignore[call-overload]
-        if f.extent(put_in) <= max(LONGEST, 1.5 * f.extent(formula)) or delta.step is None:
-            forms.append(put_in)
-        forms += self._finished(forms[-1], delta.step)  # type: ignore[arg-type]
-        if delta.step is None:
-            forms = [summed_over_time(form) for form in forms]
-            forms = [x for i, x in enumerate(forms) if not i or f.extent(x) <= 2 * LONGEST]
+        forms = self._forms(formula, delta.step)  # type: ignore[arg-type]
+        if node.is_leaf and not self.reading.scalar:
+            forms = [forms[0], min(forms[1:] or forms, key=lambda x: (_primed(x), self._rank(x)))]
         kind = "parameter" if node.is_leaf else "backward"
         equation = self._checked(Equation(kind, delta, tuple(dict.fromkeys(forms))))
         if not node.is_leaf and not self._is_primary(delta):
             shortest = min(equation.forms, key=self._rank)
-            if f.extent(shortest) <= LONGEST and all(map(self._is_primary, _deltas(shortest))):
+            if f.extent(shortest) <= LONGEST_PART and all(map(self._is_primary, _deltas(shortest))):
                 self.base[delta] = shortest
         return equation
+
+    def _forms(self, formula: Expr, step: int | None) -> list[Expr]:
+        """What a formula is equal to, step by step.
+
+        As derived; with what flows back to the nodes between put in; with the local rules written
+        out; and simplified. Forms that would be too long to read are left out.
+        """
+        put_in = f.transformed(formula, lambda x: self.base.get(x, x))  # type: ignore[call-overload]
+        if step is None:
+            formula, put_in = summed_over_time(formula), summed_over_time(put_in)
+        out, short = self._finished(put_in, step)
+        if f.extent(put_in) > LONGEST_FORM:
+            put_in, out = formula, self._finished(formula, step)[0]
+        forms = [formula, put_in, out, short]
+        return [x for i, x in enumerate(forms) if not i or f.extent(x) <= LONGEST_FORM]
 
     def _is_primary(self, delta: Atom) -> bool:
         """Whether a derivation is stated in terms of it: δ of weighted inputs, and of states."""
         if isinstance(delta, Partial):
             return delta.by.key in self.states
-        node = self.reading.node_of[delta]
-        return delta.step is None or self.reading.symbol[node].key in self.states
+        return delta.step is None or self.reading.by[delta.key] in self.states
 
     def _rank(self, form: Expr) -> tuple[bool, int]:
         return not all(map(self._is_primary, _deltas(form))), f.extent(form)
@@ -249,7 +260,7 @@ class _Derivation:
         except ValueError:  # it is about a time step t
             return False
         if found:
-            self.totals[total] = None
+            self.totals[_timeless(total)] = None
         return found
 
     def _checked(self, equation: Equation) -> Equation:
@@ -319,16 +330,9 @@ class _Derivation:
     def notes(self) -> list[str]:
         """What a reader must know before the equations."""
         reading = self.reading
-        matrices = [
-            plain(s) for n, s in reading.symbol.items() if n.is_leaf and len(reading.view(n).core) == 2
-        ]
         notes = []
-        if reading.columns:
-            notes.append("Columns, as in textbooks: a vector is a column.")
-            if matrices:
-                these = ", ".join(dict.fromkeys(matrices))
-                stands = "stands" if len(set(matrices)) == 1 else "stand each"
-                notes[0] += f" {these} {stands} for the transpose of the code's array."
+        if reading.columns and not reading.scalar:
+            notes.append("Columns, as in textbooks: a vector is a column." + self._transposed())
             if reading.samples > 1:
                 notes.append(
                     f"Each equation is that of one sample; Σᵢ adds up the m = {reading.samples} "
@@ -347,6 +351,19 @@ class _Derivation:
         return notes
 
 
+    def _transposed(self) -> str:
+        """Which of the code's arrays are printed transposed."""
+        reading = self.reading
+        matrices = [n for n in reading.symbol if n.is_leaf and len(reading.view(n).core) > 1]
+        names = list(dict.fromkeys(plain(reading.symbol[n]) for n in matrices))
+        if not names:
+            return ""
+        if len(names) == 1:
+            return f" {names[0]} stands for the transpose of the code's array."
+        *first, last = names
+        return f" {', '.join(first)} and {last} stand for the transposes of the code's arrays."
+
+
 class _Jacobian(Partial):
     """The matrix of derivatives of one vector by another."""
 
@@ -355,6 +372,18 @@ class _Jacobian(Partial):
     @property
     def key(self) -> tuple[Any, ...]:
         return ("J", *self.top.key, *self.by.key)
+
+
+def _primed(x: Expr) -> bool:
+    """Whether it has a σ' that could be written out."""
+    return any(isinstance(part, f.Derivative) for part in f.parts(x))
+
+
+def _timeless(x: Expr) -> Expr:
+    """A formula without time steps: it is the same at all of them."""
+    return f.transformed(
+        x, lambda part: f.at_step(part, None) if isinstance(part, (Symbol, Partial)) else part
+    )
 
 
 def _deltas(form: Expr) -> list[Atom]:

@@ -81,7 +81,7 @@ def element_equations(
         row = letters[0]
         column = None if columns == 1 else letters[1]
         fresh = letters[2:] if column else letters[1:]
-        form = min(equation.forms, key=f.extent)
+        form = min(equation.forms[1:] or equation.forms, key=f.extent)
         right = element(form, row, column, fresh)
         if any(isinstance(p, f.Indexed) and isinstance(p.x, f.Apply) for p in f.parts(right)):
             continue

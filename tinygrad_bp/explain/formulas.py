@@ -522,6 +522,24 @@ def samples(x: Expr) -> Expr:
     return multiply(Number(number), Samples(rest))
 
 
+def collected(x: Expr) -> Expr:
+    """A sum with the single numbers that all its terms are multiplied by in front: 1/m."""
+    if not isinstance(x, Sum):
+        return x
+    split = [coefficient(term) for term in x.parts]
+    sizes = {abs(n) for n, _ in split}
+    size = sizes.pop() if len(sizes) == 1 else 1.0
+    lists = [rest.parts if isinstance(rest, Product) else (rest,) for _, rest in split]
+    common = [p for p in lists[0] if not p.shape and p != ONE and all(p in q for q in lists[1:])]
+    if size == 1.0 and not common:
+        return x
+    terms = [
+        multiply(Number(n / size), *(p for p in factors if p not in common))
+        for (n, _), factors in zip(split, lists, strict=True)
+    ]
+    return multiply(Number(size), *common, add(*terms))
+
+
 def full(x: Expr, shape: Shape) -> Expr:
     """A formula that may be broadcast, in its full shape."""
     if x.shape == shape:

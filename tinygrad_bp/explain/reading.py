@@ -52,6 +52,7 @@ class Reading:
         symbol: of each named node.
         told: the equations of the forward pass, in order.
         delta: for each named node the symbol of what flows back to it.
+        by: for each of these (by its key) the key of what it is the derivative by.
         back: for each named node what flows back to it, as a formula.
         numbers: what every symbol stands for.
         notes: what a reader must know.
@@ -85,7 +86,7 @@ class Reading:
         self._forward()
         self.names.check_asked()
         self.delta: dict[Node, Atom] = {}
-        self.node_of: dict[Atom, Node] = {}
+        self.by: dict[Any, Any] = {}
         self.back: dict[Node, Expr] = {}
         self._backward()
 
@@ -219,10 +220,13 @@ class Reading:
         return self._by_role(self._role(node, k), step, view, array)
 
     def _role(self, node: Node, k: int) -> str:
+        matrix = self.columns and len(self.view((node, k)).core) > 1
         if node in self._in_loss:
-            return self.names.free("y", "d")
+            return self.names.free(*("YD" if matrix else "yd"))
         left = k == 0 and getattr(node.rule, "name", "") in ("matmul", "linear")
-        return self.names.free("x", "s") if left else self.names.free("k", "q")
+        if left:
+            return self.names.free(*("XS" if matrix else "xs"))
+        return self.names.free(*("KM" if matrix else "kq"))
 
     def _by_role(self, role: str, step: int | None, view: View, array: Any) -> Expr:
         """A symbol for a constant: one that is known at this step, or that is 1 minus a known."""
@@ -249,9 +253,9 @@ class Reading:
             if node in self.symbol:
                 view = self.view(node)
                 delta = self.delta[node] = self._delta(node)
-                self.node_of[delta] = node
+                self.by[delta.key] = self.symbol[node].key
                 self._enter(delta, view.matrix(gradient[node]))
-                self.back[node] = f.full(g, view.shape)
+                self.back[node] = f.collected(f.full(g, view.shape))
                 if not is_trivial(g):
                     g = delta
             operation = self.operation.get(node)
@@ -272,7 +276,8 @@ class Reading:
         if node.is_leaf or self.scalar or symbol.key == loss.key:
             return Partial(loss, symbol)
         if symbol.step is not None:
-            return replace(symbol, name="δ", sub=symbol.name + symbol.sub)
+            below = f"{symbol.name},{symbol.sub}" if symbol.sub else symbol.name
+            return replace(symbol, name="δ", sub=below)
         if symbol.name == "z" and symbol.sup and not symbol.sub:
             return replace(symbol, name="δ")
         return Partial(loss, symbol)

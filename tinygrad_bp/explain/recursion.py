@@ -95,7 +95,11 @@ def _folded(x: f.Sum) -> Expr:
             alone.append(term)
         else:
             groups.setdefault(relative(term, step), []).append(step)
-    terms = [_over(body, run) for body, steps in groups.items() for run in _consecutive(steps)]
+    together: dict[tuple[int, int], list[Expr]] = {}
+    for body, steps in groups.items():
+        for run in _consecutive(steps):
+            together.setdefault(run, []).append(body)
+    terms = [_over(f.collected(f.add(*bodies)), run) for run, bodies in together.items()]
     return f.add(*terms, *alone)
 
 

@@ -129,19 +129,24 @@ class Symbols:
     # --- for what has no name -------------------------------------------------------------------
 
     def _of_unnamed(self) -> None:
-        """Activations and what they are applied to: a and z."""
+        """Activations and what they are applied to, a and z; z_i, if the activation is called i."""
         count: Counter[int | None] = Counter()
         for node in [] if self.scalar else self.order:
-            if node.is_leaf or not _is_activation(node) or node.x in self.of and node in self.of:
-                continue
             z = node.x
-            if not isinstance(z, Node) or z.is_leaf or not z.requires_grad:
+            if node.is_leaf or not _is_activation(node) or not isinstance(z, Node):
                 continue
-            step = self.step[node]
-            count[step] += 1
-            layer = str(count[step]) if step is None else ""
-            self.of.setdefault(z, Symbol("z", sup=layer, step=self.step[z]))
-            self.of.setdefault(node, Symbol("a", sup=layer, step=step))
+            if z.is_leaf or z in self.of:
+                continue
+            a = self.of.get(node)
+            if a is None:
+                step = self.step[node]
+                count[step] += 1
+                layer = str(count[step]) if step is None else ""
+                a = self.of[node] = Symbol("a", sup=layer, step=step)
+                self.of[z] = replace(a, name="z")
+            else:
+                below = "" if a.sup else f"{a.name},{a.sub}" if a.sub else a.name
+                self.of[z] = Symbol("z", sup=a.sup, sub=below, step=a.step)
 
     def _of_losses(self) -> None:
         timed = any(symbol.step is not None for symbol in self.of.values())

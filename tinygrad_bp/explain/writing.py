@@ -7,6 +7,7 @@ here, `LatexWriter` and `MathWriter` in `markup`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -28,6 +29,19 @@ def fraction(value: float) -> Fraction | None:
         return None
     near = Fraction(value).limit_denominator(1000)
     return near if abs(float(near) - value) <= 1e-14 * abs(value) else None
+
+
+def root_of(value: float) -> tuple[Fraction, int] | None:
+    """A fraction f and a whole number r with value = f / √r, if they are small."""
+    square = fraction(value * value)
+    if square is None or square.denominator > 200 or square.numerator > 200:
+        return None
+    radicand, share = square.numerator * square.denominator, Fraction(1, square.denominator)
+    for k in range(math.isqrt(radicand), 1, -1):
+        if radicand % (k * k) == 0:
+            radicand, share = radicand // (k * k), share * k
+            break
+    return None if radicand == 1 else (share * radicand, radicand)
 
 
 class Writer:
@@ -96,11 +110,13 @@ class Writer:
             case f.Number(value):
                 return self._number(value)
             case Symbol():
-                return self.symbol(x), ATOM if not x.sup or x.step is not None else ATOM
+                return self.symbol(x), ATOM
             case Partial(top, by):
                 return self.derivative(top, self.symbol(by))
-            case f.Ones():
-                return self.name("𝟏"), ATOM
+            case f.Ones(size):
+                one = self.name("𝟏")
+                is_row = size[-2] == 1 != size[-1]
+                return self.scripted(one, self.signs("⊤"), "") if is_row else one, ATOM
             case f.Sum(parts):
                 return self._sum(parts), SUM
             case f.Product(parts):
@@ -130,7 +146,7 @@ class Writer:
             case f.Derivative() | f.Function() | f.Apply():
                 return self._function(x)
             case _:
-                return self._large(x), LARGE
+                return self._large(x), LARGE if _is_large(x) else FACTOR
 
     def _number(self, value: float) -> tuple[str, int]:
         exact = fraction(value)
@@ -144,7 +160,25 @@ class Writer:
         return (self.signs(self.minus) + text, SUM) if value < 0 else (text, FACTOR)
 
     def decimal(self, value: float) -> str:
-        """A number in few digits."""
+        """A number in few digits; a simple fraction of a square root as that."""
+        root = root_of(value)
+        if root is not None:
+            share, radicand = root
+            sign = self.root(self.signs(str(radicand)))
+            below = [self.signs(str(share.denominator))] if share.denominator != 1 else []
+            if share.numerator % radicand == 0:
+                share /= radicand
+                above = [self.signs(str(share.numerator))] if share.numerator != 1 else []
+                above.append(sign)
+            else:
+                above, below = [self.signs(str(share.numerator))], [*below, sign]
+            numerator = self.joined(above, self.space)
+            if not below:
+                return numerator
+            denominator = self.joined(below, self.space)
+            if len(below) > 1 and isinstance(self, TextWriter):
+                denominator = self.brackets(denominator)
+            return self.over(numerator, denominator)[0]
         digits, _, exponent = number(value).partition("e")
         if not exponent:
             return self.signs(digits)
@@ -166,8 +200,7 @@ class Writer:
                 written += self.signs(f" {sign} ")
             elif factor < 0:
                 written += self.signs(self.minus)
-            last = i == len(ordered) - 1
-            written += self.write(size, LARGE if last or factor >= 0 else LARGE)
+            written += self.write(size, LARGE)
         return written
 
     def _product(self, parts: Sequence[Expr]) -> tuple[str, int]:
@@ -309,7 +342,9 @@ class Writer:
         return base if x.step is None else base + self.brackets(self.step(x.step))
 
     def index(self, text: str) -> str:
-        return self.signs(text) if text.replace(",", "").isdigit() else self.name(text)
+        """What stands below a symbol: numbers and names, with commas between."""
+        pieces = [self.signs(p) if p.isdigit() else self.name(p) for p in text.split(",")]
+        return self.joined(pieces, self.signs(","))
 
     def step(self, step: Step) -> str:
         """A time step: a number, τ for the last, or t with an offset."""
@@ -402,17 +437,16 @@ class TextWriter(Writer):
     word = name
 
     def scripted(self, base: str, above: str, below: str) -> str:
-        if below:
-            if below.isdigit():
-                base += below.translate(_SUB)
-            else:
-                base += f"_{below}" if below.isalnum() else f"_{{{below}}}"
         if above == "⊤":
             return base + "ᵀ"
         if above:
             small = above.translate(_SUPER)
             raised = all(c in "⁰¹²³⁴⁵⁶⁷⁸⁹⁽⁾ⁱ⁺⁻ˢ" for c in small)
             base += small if raised else f"^{above}" if above.isalnum() else f"^({above})"
+        if below:
+            if below.isdigit():
+                return base + below.translate(_SUB)
+            base += f"_{below}" if below.isalnum() else f"_{{{below}}}"
         return base
 
     def over(self, above: str, below: str) -> tuple[str, int]:
@@ -434,7 +468,7 @@ class TextWriter(Writer):
         return "(" + "; ".join([*(f"{y} if {c}" for y, c in first), f"else {rest}"]) + ")"
 
     def root(self, inner: str) -> str:
-        return f"√({inner})"
+        return f"√{inner}" if inner.isalnum() else f"√({inner})"
 
 
 def plain(x: Expr, tau: int | None = None, ng: bool = False) -> str:
