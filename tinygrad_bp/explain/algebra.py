@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import reduce
 
 from tinygrad_bp.explain import formulas as f
-from tinygrad_bp.explain.formulas import Expr
+from tinygrad_bp.explain.formulas import Expr, is_inverse
 
 # A product of powers of other formulas, and what it is multiplied by.
 _Powers = tuple[tuple[Expr, int], ...]
@@ -18,7 +18,7 @@ _Polynomial = dict[_Powers, float]
 MOST_TERMS = 64
 
 
-class _TooLong(Exception):
+class _TooLongError(Exception):
     """There are more terms than anybody would multiply out by hand."""
 
 
@@ -37,7 +37,7 @@ def simplified(x: Expr, is_one: Callable[[Expr], bool]) -> Expr:
             return part
         try:
             shorter = _written(_multiplied_out(part, is_one), part.shape)
-        except _TooLong:
+        except _TooLongError:
             return part
         return shorter if f.extent(shorter) < f.extent(part) else part
 
@@ -60,9 +60,9 @@ def _multiplied_out(x: Expr, is_one: Callable[[Expr], bool]) -> _Polynomial:
     first = _polynomial(x, _has_denominator, is_one)
     second: _Polynomial = {}
     for powers, number in first.items():
-        term = {(): number}
+        term: _Polynomial = {(): number}
         for base, n in powers:
-            factor = {((base, n),): 1.0}
+            factor: _Polynomial = {((base, n),): 1.0}
             if isinstance(base, f.Sum) and n > 0:
                 factor = _power(_polynomial(base, lambda _: True, is_one), n)
             term = _times(term, factor)
@@ -119,11 +119,7 @@ def _product(powers: list[tuple[Expr, int]]) -> Expr:
 
 def _has_denominator(x: Expr) -> bool:
     return any(
-        isinstance(part, f.Power)
-        and isinstance(part.exponent, f.Number)
-        and part.exponent.value < 0
-        and part.x.shape != ()
-        or isinstance(part, f.Total)
+        isinstance(part, f.Total) or (is_inverse(part) and part.children[0].shape != ())
         for part in f.parts(x)
     )
 
@@ -132,7 +128,7 @@ def _add_to(result: _Polynomial, more: _Polynomial) -> None:
     for powers, number in more.items():
         result[powers] = result.get(powers, 0.0) + number
     if len(result) > MOST_TERMS:
-        raise _TooLong
+        raise _TooLongError
 
 
 def _times(a: _Polynomial, b: _Polynomial) -> _Polynomial:
@@ -145,7 +141,7 @@ def _times(a: _Polynomial, b: _Polynomial) -> _Polynomial:
             powers = tuple(sorted(((x, k) for x, k in counts.items() if k), key=_order))
             result[powers] = result.get(powers, 0.0) + m * n
     if len(result) > MOST_TERMS:
-        raise _TooLong
+        raise _TooLongError
     return result
 
 

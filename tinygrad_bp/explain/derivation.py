@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from tinygrad_bp.explain.equations import Equation
 from tinygrad_bp.explain.evaluating import Numbers, evaluate
-from tinygrad_bp.explain.formulas import Expr, Partial
-from tinygrad_bp.explain.markup import LatexWriter, MathWriter
+from tinygrad_bp.explain.formulas import Expr
+from tinygrad_bp.explain.markup import LatexWriter, MathWriter, tidy
 from tinygrad_bp.explain.tables import Shown, cell, escaped
 from tinygrad_bp.explain.writing import TextWriter, Writer
 from tinygrad_bp.text import clean
@@ -45,7 +46,7 @@ class Derivation(Shown):
         equations: Sequence[Equation],
         notes: Sequence[str],
         numbers: Numbers,
-        targets: Sequence[Partial],
+        targets: Sequence[Expr],
         ng: bool,
         show_numbers: bool,
     ) -> None:
@@ -149,7 +150,9 @@ class Derivation(Shown):
         left = writer.write(equation.lhs)
         rights = [writer.write(form) for form in equation.forms]
         extra = "   ".join(
-            part for part in (self._range(equation, writer), f"({self._shape(equation)})") if part != "()"
+            part
+            for part in (self._range(equation, writer), f"({self._shape(equation)})")
+            if part != "()"
         )
         one = f"  {left} = {' = '.join(rights)}"
         if len(one) <= _WIDE:
@@ -197,7 +200,7 @@ class Derivation(Shown):
             for i, form in enumerate(equation.forms):
                 row = f"{'' if i else left} &= {writer.write(form)}"
                 rows.append(row + (f" && {steps}" if steps and not i else ""))
-        body = " \\\\\n".join(rows)
+        body = " \\\\\n".join(map(tidy, rows))
         return f"\\begin{{aligned}}\n{body}\n\\end{{aligned}}"
 
     def html(self) -> str:
@@ -208,29 +211,27 @@ class Derivation(Shown):
             parts.append(f"<h4>{heading}</h4>\n")
             if heading == SECTIONS["notation"]:
                 for row in self._notation(equations, self._writer(MathWriter)):
-                    maths = ", &emsp;".join(f"<math><mrow>{said}</mrow></math>" for said in row)
+                    maths = ", &emsp;".join(map(_math, row))
                     parts.append(f"<div>{maths}</div>\n")
                 continue
-            parts += [self._html_of(e) for e in equations]
+            rows = "".join(self._html_of(e) for e in equations)
+            parts.append(f'<div style="overflow-x: auto"><table>\n{rows}</table></div>\n')
         return "".join(parts)
 
     def _html_of(self, equation: Equation) -> str:
+        """The rows of a table: both sides, the time steps, the shape; and numbers below."""
         writer = self._writer(MathWriter)
-        rows = []
-        for i, form in enumerate(equation.forms):
-            left = "" if i else writer.write(equation.lhs)
-            rows.append(
-                f'<mtr><mtd style="text-align: right">{left}</mtd><mtd><mo>=</mo></mtd>'
-                f'<mtd style="text-align: left">{writer.write(form)}</mtd></mtr>'
-            )
         shape = self._shape(equation)
-        aside = self._range(equation, writer)
-        aside = f" &emsp;<math><mrow>{aside}</mrow></math>" if aside else ""
-        aside += f" &emsp;<small>{shape}</small>" if shape else ""
-        numbers = "\n".join(self._comes_to(equation))
-        numbers = f"<pre>{escaped_lines(numbers)}</pre>" if numbers else ""
-        math = f'<math display="inline"><mtable displaystyle="true">{"".join(rows)}</mtable></math>'
-        return f"<div>{math}{aside}</div>\n{numbers}"
+        aside = [_math(self._range(equation, writer)), f"<small>{shape}</small>" if shape else ""]
+        rows = ""
+        for i, form in enumerate(equation.forms):
+            left = "" if i else _math(writer.write(equation.lhs))
+            cells = [left, "=", _math(writer.write(form)), *(["", ""] if i else aside)]
+            rows += "<tr>" + "".join(map(_cell, cells, _ALIGNED)) + "</tr>\n"
+        numbers = html.escape("\n".join(self._comes_to(equation)))
+        if numbers:
+            rows += f'<tr><td colspan="5"><pre>{numbers}</pre></td></tr>\n'
+        return rows
 
     def _repr_markdown_(self) -> str:
         return self.markdown()
@@ -240,8 +241,15 @@ class Derivation(Shown):
         return None
 
 
-def escaped_lines(text: str) -> str:
-    return "\n".join(escaped(line) if line.strip() else "" for line in text.split("\n"))
+_ALIGNED = ("right", "center", "left", "left", "right")
+
+
+def _math(inner: str) -> str:
+    return f'<math displaystyle="true"><mrow>{inner}</mrow></math>' if inner else ""
+
+
+def _cell(inner: str, align: str) -> str:
+    return f'<td style="text-align: {align}; padding: 0.2em 0.4em">{inner}</td>'
 
 
 def _inert(text: str) -> str:
@@ -253,6 +261,8 @@ def _lines(x: Any, before: str) -> list[str]:
     array = np.asarray(x)
     if array.size == 1:
         return [f"{before}{cell(float(array.reshape(())))}"]
+    if 1 in array.shape[-2:]:  # vectors on one line each
+        array = array.reshape(*array.shape[:-2], -1)
     if array.size > 200:
         return [f"{before}{cell(array)}"]
     text = np.array2string(array, precision=4, suppress_small=False, max_line_width=96)

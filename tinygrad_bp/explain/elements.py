@@ -48,9 +48,7 @@ def element(x: Expr, row: str | None, column: str | None, fresh: Sequence[str]) 
                 first = element(parts[0], row, None, fresh)
                 return f.multiply(first, element(rest, None, column, fresh))
             k, later = fresh[0], fresh[1:]
-            product = f.multiply(
-                element(parts[0], row, k, later), element(rest, k, column, later)
-            )
+            product = f.multiply(element(parts[0], row, k, later), element(rest, k, column, later))
             return f.IndexSum(product, k, count)
         case f.Sum() | f.Product() | f.Power() | f.Function() | f.Cases() | f.Compare():
             return x.with_children(tuple(of(child) for child in x.children))

@@ -80,7 +80,7 @@ class Numbers:
         samples: how many samples a batch has.
     """
 
-    def __init__(self, of: Mapping[tuple[Any, int | None], Any], samples: int = 1) -> None:
+    def __init__(self, of: Mapping[tuple[Any, f.Step], Any], samples: int = 1) -> None:
         self.of = of
         self.samples = samples
 
@@ -96,7 +96,9 @@ class Numbers:
 Indices = Mapping[str, int]
 
 
-def evaluate(x: Expr, numbers: Numbers, t: int | None = None, indices: Indices | None = None) -> Any:
+def evaluate(
+    x: Expr, numbers: Numbers, t: int | None = None, indices: Indices | None = None
+) -> Any:
     """The matrix that a formula comes to; a stack of one per sample, if they differ.
 
     Args:

@@ -413,7 +413,8 @@ def negative(x: Expr) -> Expr:
 
 def multiply(*factors: Expr) -> Expr:
     """The product element by element; numbers first, equal factors as a power."""
-    number, powers = 1.0, {}
+    number = 1.0
+    powers: dict[Expr, float] = {}
     for factor in factors:
         for x in factor.parts if isinstance(factor, Product) else (factor,):
             if isinstance(x, Number):
@@ -445,12 +446,20 @@ def power(x: Expr, exponent: Expr) -> Expr:
         return ONE
     if isinstance(x, Number) and isinstance(exponent, Number) and x.value > 0.0:
         return Number(x.value**exponent.value)
-    if isinstance(x, Power) and isinstance(exponent, Number) and isinstance(x.exponent, Number):
-        if float(exponent.value).is_integer() and float(x.exponent.value).is_integer():
-            return power(x.x, Number(x.exponent.value * exponent.value))
+    if isinstance(x, Power) and _is_whole(exponent) and _is_whole(x.exponent):
+        return power(x.x, multiply(x.exponent, exponent))
     if isinstance(x, Product) and exponent == MINUS_ONE:
         return multiply(*(power(part, MINUS_ONE) for part in x.parts))
     return Power(x, exponent)
+
+
+def _is_whole(x: Expr) -> bool:
+    return isinstance(x, Number) and float(x.value).is_integer()
+
+
+def is_inverse(x: Expr) -> bool:
+    """Whether it stands below the line of a fraction."""
+    return isinstance(x, Power) and isinstance(x.exponent, Number) and x.exponent.value < 0
 
 
 def divide(x: Expr, y: Expr) -> Expr:
@@ -580,6 +589,8 @@ def extent(x: Expr) -> int:
     """How many signs a formula has."""
     if isinstance(x, Function):
         return 1 + sum(map(extent, x.arguments))
+    if isinstance(x, (Symbol, Partial)):
+        return 1 if x.step is None else 2
     return 1 + sum(map(extent, x.children))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 
 from tinygrad_bp.explain.writing import FACTOR, Writer
@@ -21,7 +22,7 @@ _LATEX_LETTERS = {"ŷ": r"\hat{y}", "𝟏": r"\mathbf{1}"}
 _LATEX_ESCAPES = {
     "\\": r"\backslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\hat{\ }", "~": r"\sim{}", "<": r"\lt{}", ">": r"\gt{}",
-    "`": r"\prime{}", " ": r"\ ", "*": r"\ast{}", "|": r"\vert{}", "[": r"\lbrack{}",
+    "`": r"\prime{}", " ": "~", "*": r"\ast{}", "|": r"\vert{}", "[": r"\lbrack{}",
     "]": r"\rbrack{}", "!": r"\mathord{!}",
 }  # fmt: skip
 _LATEX_SIGNS = {
@@ -29,6 +30,11 @@ _LATEX_SIGNS = {
     "∨": r"\lor", "·": r"\cdot", "…": r"\ldots", ">": r"\gt", "<": r"\lt",
 }  # fmt: skip
 _LATEX_FUNCTIONS = {"log", "exp", "tanh", "sinh", "cosh", "sin", "cos", "tan", "max", "min"}
+
+
+def tidy(line: str) -> str:
+    """A line of LaTeX without spaces that do nothing; no name holds any."""
+    return re.sub(r" +(?=[ _^){},;])", "", line)
 
 
 def escaped_latex(text: str) -> str:
@@ -43,7 +49,11 @@ class LatexWriter(Writer):
 
     def signs(self, text: str) -> str:
         return "".join(
-            f"{_LATEX_SIGNS[c]} " if c in _LATEX_SIGNS else _LATEX_ESCAPES.get(c, c) if c != " " else c
+            f"{_LATEX_SIGNS[c]} "
+            if c in _LATEX_SIGNS
+            else _LATEX_ESCAPES.get(c, c)
+            if c != " "
+            else c
             for c in text
         )
 
@@ -76,7 +86,8 @@ class LatexWriter(Writer):
 
     def brackets(self, inner: str, kind: str = "()") -> str:
         tall = any(sign in inner for sign in ("\\frac", "\\sum", "\\begin"))
-        left, right = {"‖‖": (r"\Vert ", r"\Vert "), "||": (r"\vert ", r"\vert ")}.get(kind, kind)
+        bars = {"‖‖": r"\Vert ", "||": r"\vert "}
+        left, right = bars.get(kind, kind[0]), bars.get(kind, kind[1])
         return f"\\left{left}{inner}\\right{right}" if tall else f"{left}{inner}{right}"
 
     def large(self, sign: str, below: str, above: str = "") -> str:
@@ -105,7 +116,11 @@ class MathWriter(Writer):
             if digits:
                 out, digits = f"{out}<mn>{digits}</mn>", ""
             if c != " ":
-                out += f"<mo>{html.escape(c)}</mo>" if not c.isalpha() else f"<mi>{html.escape(c)}</mi>"
+                out += (
+                    f"<mo>{html.escape(c)}</mo>"
+                    if not c.isalpha()
+                    else f"<mi>{html.escape(c)}</mi>"
+                )
         return out
 
     def name(self, text: str) -> str:
@@ -130,7 +145,10 @@ class MathWriter(Writer):
         return f"<mfrac>{self.row(above)}{self.row(below)}</mfrac>", FACTOR
 
     def brackets(self, inner: str, kind: str = "()") -> str:
-        left, right = (f'<mo form="{form}">{sign}</mo>' for form, sign in zip(("prefix", "postfix"), kind, strict=True))
+        left, right = (
+            f'<mo form="{form}">{sign}</mo>'
+            for form, sign in zip(("prefix", "postfix"), kind, strict=True)
+        )
         return self.row(left + inner + right)
 
     def large(self, sign: str, below: str, above: str = "") -> str:
@@ -140,9 +158,9 @@ class MathWriter(Writer):
         return f"<munder>{mo}{self.row(below)}</munder>"
 
     def cases(self, rows: Sequence[tuple[str, str]]) -> str:
+        when = [f"<mtext>if&#160;</mtext>{c}" if c else "<mtext>else</mtext>" for _, c in rows]
         cells = "".join(
-            f"<mtr>{_left(y)}{_left('<mtext>if </mtext>' + c if c else '<mtext>else</mtext>')}</mtr>"
-            for y, c in rows
+            f"<mtr>{_left(y)}{_left(c)}</mtr>" for (y, _), c in zip(rows, when, strict=True)
         )
         return self.row(f'<mo form="prefix">{{</mo><mtable>{cells}</mtable>')
 

@@ -74,14 +74,14 @@ class Reading:
         self.stacked, self.samples = (set(), 1) if whole else with_samples(self.order)
         self.names = Symbols(loss, self.order, asked, self.scalar)
         self.symbol: dict[Node, Symbol] = {}
-        self.of: dict[tuple[Any, int | None], Any] = {}
+        self.of: dict[tuple[Any, f.Step], Any] = {}
         self.numbers = Numbers(self.of, self.samples)
-        self._enter(Symbol("m"), np.full((1, 1), float(self.samples)))
+        self.of[Symbol("m").key, None] = np.full((1, 1), float(self.samples))
         self.told: list[Told] = []
         self.ref: dict[Node, Expr] = {}
         self.operation: dict[Node, Operation] = {}
-        self._roles: dict[tuple[str, int | None], list[tuple[Expr, Any]]] = defaultdict(list)
-        self._unnamed: Counter[int | None] = Counter()
+        self._roles: dict[tuple[str, f.Step], list[tuple[Expr, Any]]] = defaultdict(list)
+        self._unnamed: Counter[f.Step] = Counter()
         self._in_loss, self._owner_step = self._owners()
         self._forward()
         self.names.check_asked()
@@ -97,20 +97,17 @@ class Reading:
         x = place if isinstance(place, Node) else place[0].operands[place[1]]
         return View(shape_of(x), place in self.stacked, self.columns)
 
-    def _enter(self, symbol: Atom, matrix: Any) -> None:
-        self.of[symbol.key, symbol.step] = matrix  # type: ignore[index]
-
     def _symbol(self, symbol: Symbol, view: View, array: Any) -> Symbol:
         symbol = replace(symbol, size=view.shape, per_sample=view.stacked)
-        self._enter(symbol, view.matrix(array))
+        self.of[symbol.key, symbol.step] = view.matrix(array)
         return symbol
 
-    def _owners(self) -> tuple[set[Node], dict[Node, int | None]]:
+    def _owners(self) -> tuple[set[Node], dict[Node, f.Step]]:
         """The nodes that are written in the loss's own formula, and the step each is written at."""
         of = self.names.of
         losses = {self.loss} | {n for n, s in of.items() if s.key == of[self.loss].key}
         in_loss: set[Node] = set()
-        step: dict[Node, int | None] = {}
+        step: dict[Node, f.Step] = {}
         for node in reversed(self.order):
             if node in of:
                 step[node] = of[node].step
@@ -131,8 +128,8 @@ class Reading:
         for node in self.order:
             view = self.view(node)
             if node.is_leaf:
-                symbol = self._symbol(self.names.of[node], view, node.data)  # type: ignore[attr-defined]
-                self.symbol[node] = self.ref[node] = symbol  # type: ignore[assignment]
+                self.symbol[node] = self._symbol(self.names.of[node], view, data_of(node))
+                self.ref[node] = self.symbol[node]
                 continue
             operation = self._operation_of(node, view)
             formula = self._abbreviated(node, operation) or forward(operation)
@@ -167,8 +164,7 @@ class Reading:
         symbol = replace(symbol, step=self._owner_step.get(node))
         if (symbol.key, symbol.step) in self.of:
             return None
-        softmax = np.exp(node.data)  # type: ignore[attr-defined]
-        symbol = self._symbol(symbol, op.result.view, softmax)
+        symbol = self._symbol(symbol, op.result.view, np.exp(data_of(node)))
         self.told.append(Told(symbol, None, softmax_of(op)))
         self.note(
             f"{name} is an abbreviation: the graph has the logarithm of the softmax in one "
@@ -184,7 +180,7 @@ class Reading:
             if not shared and f.extent(formula) <= LONGEST:
                 return formula
             symbol = self._invented(node)
-        symbol = self._symbol(symbol, view, node.data)  # type: ignore[attr-defined]
+        symbol = self._symbol(symbol, view, data_of(node))
         self.symbol[node] = symbol
         self.told.append(Told(symbol, node, f.full(formula, view.shape)))
         return symbol
@@ -196,12 +192,12 @@ class Reading:
         self._unnamed[step] += 1
         n = str(self._unnamed[step])
         name = self.names.free("v", "u", "q")
-        return Symbol(name, step=step, **({"sub": n} if self.scalar else {"sup": n}))
+        return Symbol(name, sub=n, step=step) if self.scalar else Symbol(name, sup=n, step=step)
 
     # --- constants ------------------------------------------------------------------------------
 
     def _constant(self, node: Node, k: int, x: Any) -> Expr:
-        array = np.asarray(x.data if isinstance(x, Node) else x, np.float64)
+        array = np.asarray(data_of(x) if isinstance(x, Node) else x, np.float64)
         label = clean(x.label) if isinstance(x, Node) else ""
         if not array.ndim and not label:
             return f.Number(float(array))
@@ -228,7 +224,7 @@ class Reading:
             return self.names.free(*("XS" if matrix else "xs"))
         return self.names.free(*("KM" if matrix else "kq"))
 
-    def _by_role(self, role: str, step: int | None, view: View, array: Any) -> Expr:
+    def _by_role(self, role: str, step: f.Step, view: View, array: Any) -> Expr:
         """A symbol for a constant: one that is known at this step, or that is 1 minus a known."""
         known = self._roles[role, step]
         for expr, other in known:
@@ -254,7 +250,7 @@ class Reading:
                 view = self.view(node)
                 delta = self.delta[node] = self._delta(node)
                 self.by[delta.key] = self.symbol[node].key
-                self._enter(delta, view.matrix(gradient[node]))
+                self.of[delta.key, delta.step] = view.matrix(gradient[node])
                 self.back[node] = f.collected(f.full(g, view.shape))
                 if not is_trivial(g):
                     g = delta
@@ -287,6 +283,11 @@ class Reading:
             self.notes.append(text)
 
 
+def data_of(node: Any) -> Any:
+    """The recorded numbers of a node."""
+    return np.asarray(node.data)
+
+
 def _is_tracked(x: Any) -> bool:
     return isinstance(x, Node) and x.requires_grad
 
@@ -302,12 +303,12 @@ def _latest(x: Expr) -> int:
 
 
 def _holds_a_logarithm(node: Node) -> bool:
-    """Whether it is max(log(x), a very small number), and the logarithm is the larger throughout."""
+    """Whether it is max(log(x), a small number), and the logarithm is the larger throughout."""
     if node.rule is not RULES["maximum"] or not isinstance(node.operands[1], float):
         return False
     x = node.operands[0]
     return (
         isinstance(x, Node)
         and x.rule is RULES["log"]
-        and bool(np.all(np.asarray(x.data) > node.operands[1]))  # type: ignore[attr-defined]
+        and bool(np.all(data_of(x) > node.operands[1]))
     )

@@ -62,9 +62,10 @@ def _runs(family: list[Equation]) -> list[Equation]:
 
 
 def _joined(run: list[Any]) -> Equation:
-    equation, lhs, forms = run[0]
+    equation: Equation = run[0][0]
+    _, lhs, forms = run[0]
     if len(run) == 1:
-        return equation  # type: ignore[no-any-return]
+        return equation
     steps = [_step(e) for e, _, _ in run]
     return replace(equation, lhs=lhs, forms=forms, steps=(min(steps), max(steps)))
 
@@ -105,10 +106,9 @@ def _folded(x: f.Sum) -> Expr:
 
 def anchor(term: Expr) -> int | None:
     """The time step that a term is of: that of what flows back in it, or else its latest."""
-    atoms = [a for a in f.atoms(term) if isinstance(a.step, int)]
-    flowing = [a for a in atoms if isinstance(a, Partial) or a.name == "δ"]
-    steps = [a.step for a in flowing or atoms]
-    return max(steps, default=None)  # type: ignore[type-var]
+    atoms = [(a, a.step) for a in f.atoms(term) if isinstance(a.step, int)]
+    flowing = [step for a, step in atoms if isinstance(a, Partial) or a.name == "δ"]
+    return max(flowing or [step for _, step in atoms], default=None)
 
 
 def _consecutive(steps: Iterable[int]) -> list[tuple[int, int]]:

@@ -200,8 +200,8 @@ def _factor(op: Operation, factor: tuple[int, bool]) -> Expr:
 def matmul(op: Operation) -> Expr:
     left, right = _product(op)
     product = f.matmul(_factor(op, left), _factor(op, right))
-    return product if op.operands[0].view.core[1:] or op.operands[1].view.core[1:] else _inner(
-        product
+    return (
+        product if op.operands[0].view.core[1:] or op.operands[1].view.core[1:] else _inner(product)
     )
 
 

@@ -225,9 +225,11 @@ class Symbols:
                             self.of[x] = symbol
                     else:
                         yield (a, k), symbol
-                elif state is None and isinstance(x, Node) and isinstance(y, Node):
-                    if x not in self.of and not x.is_leaf and not y.is_leaf:
-                        pairs.append((x, y))
+                elif state is None and self._is_folded(x) and self._is_folded(y):
+                    pairs.append((x, y))
+
+    def _is_folded(self, x: Any) -> bool:
+        return isinstance(x, Node) and not x.is_leaf and x not in self.of
 
 
 def _is_activation(node: Node) -> bool:

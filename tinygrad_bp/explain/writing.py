@@ -210,7 +210,7 @@ class Writer:
         for part in parts:
             if isinstance(part, f.Number):
                 value *= part.value
-            elif _is_inverse(part):
+            elif f.is_inverse(part):
                 below[bool(part.shape)].append(f.power(part, f.MINUS_ONE))
             else:
                 above[bool(part.shape)].append(part)
@@ -239,9 +239,11 @@ class Writer:
             return self.joined(shown + self._scalars(above), self.space)
         divisors = ([self.signs(str(bottom))] if bottom != 1 else []) + self._scalars(below)
         factors = [digits] if top != 1 else []
-        large = [x for x in above if _is_large(x)]
-        plain = [x for x in above if x not in large]
-        factors += self._scalars(plain)
+        simple = all(isinstance(x, Symbol) for x in below)
+        large = [x for x in above if _is_large(x) or (simple and isinstance(x, f.Sum))]
+        inside = [x for x in above if x not in large]
+        alone = len(inside) == 1 and not factors and not isinstance(self, TextWriter)
+        factors += [self.write(inside[0])] if alone else self._scalars(inside)
         numerator = self.joined(factors, self.space) if factors else self.signs("1")
         denominator = self.joined(divisors, self.space)
         if isinstance(self, TextWriter):
@@ -263,10 +265,10 @@ class Writer:
 
     def _matrices(self, above: list[Expr], below: list[Expr]) -> str:
         several = len(above) > 1
-        factors = [
-            self.write(part, FACTOR if several and not below else LARGE if not below else TERM)
-            for part in above
-        ]
+        level = FACTOR if several else LARGE
+        if below and not several:
+            level = TERM if isinstance(self, TextWriter) else SUM
+        factors = [self.write(part, level) for part in above]
         text = self.joined(factors, self.signs(self.product)) if factors else self.signs("1")
         if not below:
             return text if above else ""
@@ -300,12 +302,18 @@ class Writer:
                 outer, self.sample = self.sample, True
                 body = self.write(y, LARGE)
                 self.sample = outer
-                return self.joined([self.large("∑", self.name(self.sample_letter)), body], self.space)
+                return self.joined(
+                    [self.large("∑", self.name(self.sample_letter)), body], self.space
+                )
             case f.Steps(y, low, high):
                 below = self.name("t") + self.signs("=") + self.step(low)
-                return self.joined([self.large("∑", below, self.step(high)), self.write(y, LARGE)], self.space)
+                return self.joined(
+                    [self.large("∑", below, self.step(high)), self.write(y, LARGE)], self.space
+                )
             case f.IndexSum(y, index, _):
-                return self.joined([self.large("∑", self.name(index)), self.write(y, LARGE)], self.space)
+                return self.joined(
+                    [self.large("∑", self.name(index)), self.write(y, LARGE)], self.space
+                )
         raise TypeError(f"a formula of an unknown kind: {type(x).__name__}")
 
     def _total(self, y: Expr) -> str:
@@ -330,7 +338,9 @@ class Writer:
 
     def symbol(self, x: Symbol, below: str = "") -> str:
         """A symbol with its layer, its sample and its time step; and an index below."""
-        above = [self.brackets(self.signs(x.sup)) if self.ng else self.signs(x.sup)] if x.sup else []
+        above = (
+            [self.brackets(self.signs(x.sup)) if self.ng else self.signs(x.sup)] if x.sup else []
+        )
         if self.sample and x.batched:
             above.append(self.brackets(self.name(self.sample_letter)))
         subs = [self.index(x.sub)] if x.sub else []
@@ -409,10 +419,6 @@ class Writer:
             rows.append((self.write(rest.yes), self.write(rest.condition)))
             rest = rest.no
         return self.cases([*rows, (self.write(rest), "")]), ATOM
-
-
-def _is_inverse(x: Expr) -> bool:
-    return isinstance(x, f.Power) and isinstance(x.exponent, f.Number) and x.exponent.value < 0
 
 
 def _is_large(x: Expr) -> bool:

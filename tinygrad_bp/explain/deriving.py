@@ -32,7 +32,7 @@ from tinygrad_bp.scalars import Values
 Convention = Literal["columns", "rows"]
 MOST_EQUATIONS = 200
 LONGEST_FORM = 34  # signs in what an equation is rewritten to
-LONGEST_PART = 30  # signs in what is put into another equation
+LONGEST_PART = 25  # signs in what is put into another equation
 
 
 def derive(
@@ -92,7 +92,7 @@ def derive(
         )
     return Derivation(
         equations,
-        notes=work.notes(),
+        notes=work.notes(indices == "ng"),
         numbers=reading.numbers,
         targets=tuple(reading.delta[n] for n in reading.order if n in work.targets),
         ng=indices == "ng",
@@ -173,9 +173,9 @@ class _Derivation:
         states = set()
         for symbol, _, formula in self.reading.told:
             for atom in f.atoms(formula):
-                if isinstance(atom.step, int) and isinstance(symbol.step, int):
-                    if atom.step < symbol.step:
-                        states.add(atom.key)
+                steps = atom.step, symbol.step
+                if all(isinstance(step, int) for step in steps) and steps[0] < steps[1]:  # type: ignore[operator]
+                    states.add(atom.key)
         return states
 
     def equations(self) -> list[Equation]:
@@ -248,9 +248,7 @@ class _Derivation:
             out = symbolic.written_out(form)
             short = simplified(out, self._is_one)
             both = (out, short)
-            self.finished[key] = (
-                both if step is None else tuple(relative(x, step) for x in both)
-            )
+            self.finished[key] = both if step is None else tuple(relative(x, step) for x in both)
         found = self.finished[key]
         return [x if step is None else absolute(x, step) for x in found]
 
@@ -295,7 +293,7 @@ class _Derivation:
         for node, delta in self.reading.delta.items():
             if isinstance(delta, Symbol) and delta in shown:
                 partial = Partial(loss, self.reading.symbol[node])
-                self.reading.of[partial.key, partial.step] = self.reading.of[delta.key, delta.step]  # type: ignore[index]
+                self.reading.of[partial.key, partial.step] = self.reading.of[delta.key, delta.step]
                 found.append(Equation("notation", delta, (partial,)))
         return found
 
@@ -324,38 +322,40 @@ class _Derivation:
             size = (a.shape[-1],) * 2
             jacobian = _Jacobian(symbol, replace(z, size=size))
             matrix = stack if reading.view(node).stacked else stack[0]
-            reading.of[jacobian.key, jacobian.step] = matrix  # type: ignore[index]
+            reading.of[jacobian.key, jacobian.step] = matrix
             yield self._checked(Equation("rule", jacobian, (jacobian_of_softmax(symbol),)))
 
-    def notes(self) -> list[str]:
+    def notes(self, ng: bool) -> list[str]:
         """What a reader must know before the equations."""
         reading = self.reading
         notes = []
         if reading.columns and not reading.scalar:
-            notes.append("Columns, as in textbooks: a vector is a column." + self._transposed())
+            notes.append("Columns, as in textbooks: a vector is a column." + self._transposed(ng))
             if reading.samples > 1:
+                sign, m = "Σ_s" if ng else "Σᵢ", reading.samples
                 notes.append(
-                    f"Each equation is that of one sample; Σᵢ adds up the m = {reading.samples} "
-                    "samples, the rows of the code's arrays. A factor 1/m of the loss is part of δ."
+                    f"Each equation is that of one sample; {sign} adds up the m = {m} samples, "
+                    "the rows of the code's arrays. A factor 1/m of the loss is part of δ."
                 )
         elif not reading.scalar:
             notes.append(
-                "Rows, as in the code: arrays as they are there, a vector is a row, and a batch has "
-                "a sample in each row."
+                "Rows, as in the code: arrays as they are there, a vector is a row, and a batch "
+                "has a sample in each row."
             )
         if not reading.scalar:
             notes.append("⊙, quotients, powers and functions are taken element by element.")
         notes += reading.notes
         for total in self.totals:
-            notes.append(f"{plain(total)} = 1 was found on the numbers, and used to simplify.")
+            notes.append(
+                f"{plain(total, ng=ng)} = 1 was found on the numbers, and used to simplify."
+            )
         return notes
 
-
-    def _transposed(self) -> str:
+    def _transposed(self, ng: bool) -> str:
         """Which of the code's arrays are printed transposed."""
         reading = self.reading
         matrices = [n for n in reading.symbol if n.is_leaf and len(reading.view(n).core) > 1]
-        names = list(dict.fromkeys(plain(reading.symbol[n]) for n in matrices))
+        names = list(dict.fromkeys(plain(reading.symbol[n], ng=ng) for n in matrices))
         if not names:
             return ""
         if len(names) == 1:
@@ -405,7 +405,10 @@ def _rule_equations(rule: Rule, part: f.Derivative) -> Iterator[Equation]:
     low, high = rule.domain[0]
     kinds: list[tuple[Expr, Expr | None]] = [
         (function, symbolic.definition(rule, *arguments)),
-        (f.Derivative(rule, arguments, 0, function), symbolic.textbook(rule, 0, arguments, function)),
+        (
+            f.Derivative(rule, arguments, 0, function),
+            symbolic.textbook(rule, 0, arguments, function),
+        ),
     ]
     for lhs, written in kinds:
         if written is None or written == lhs:
@@ -421,17 +424,19 @@ def _rule_equations(rule: Rule, part: f.Derivative) -> Iterator[Equation]:
 def _with_boundaries(equations: list[Equation]) -> list[Equation]:
     """The equations with those at the last time step, that differ from the rest, marked."""
     last: dict[Any, int] = {}
-    several = set()
+    several: set[Any] = set()
     for e in equations:
-        if isinstance(e.lhs, (Symbol, Partial)) and e.lhs.step is not None:
+        end = e.steps[1] if e.steps else e.step
+        if end is not None and isinstance(e.lhs, (Symbol, Partial)):
             key = e.lhs.key
             several |= {key} if key in last or e.steps else set()
-            last[key] = max(last.get(key, -1), e.steps[1] if e.steps else int(e.lhs.step))  # type: ignore[call-overload]
-    marked = []
-    for e in equations:
-        lhs = e.lhs
-        at_last = isinstance(lhs, (Symbol, Partial)) and e.step is not None
-        if at_last and lhs.key in several and last[lhs.key] == e.step:  # type: ignore[union-attr]
-            e = replace(e, kind="boundary")
-        marked.append(e)
-    return marked
+            last[key] = max(last.get(key, end), end)
+    return [
+        replace(e, kind="boundary")
+        if isinstance(e.lhs, (Symbol, Partial))
+        and e.step is not None
+        and e.lhs.key in several
+        and last[e.lhs.key] == e.step
+        else e
+        for e in equations
+    ]
