@@ -80,6 +80,11 @@ class Derivation(Shown):
         """
         return evaluate(formula, self._numbers, t, indices)
 
+    def write(self, formula: Expr) -> str:
+        """A formula of this derivation as a line of text."""
+        text: str = self._writer(TextWriter).write(formula)
+        return text
+
     # --- parts that all notations share ---------------------------------------------------------
 
     @property
@@ -254,7 +259,7 @@ def _cell(inner: str, align: str) -> str:
 
 def _inert(text: str) -> str:
     """A text from anywhere, inert in Markdown."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|$~&" else c for c in clean(text))
+    return "".join(f"&#{ord(c)};" if c in "\\`*_{}[]<>#|$~&" else c for c in clean(text))
 
 
 def _lines(x: Any, before: str) -> list[str]:

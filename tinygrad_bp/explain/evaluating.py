@@ -180,6 +180,8 @@ def _folded(operation: Any, matrices: list[Any]) -> Any:
 
 
 def _place(shape: Shape, letters: tuple[str, ...], indices: Indices) -> tuple[int, int]:
+    if not letters:  # there is but one
+        return 0, 0
     if len(letters) == 1:  # of a vector
         k = indices[letters[0]]
         return (k, 0) if shape[1] == 1 else (0, k)

@@ -19,6 +19,7 @@ from tinygrad_bp.explain.batches import arguments_of, shape_of, with_samples
 from tinygrad_bp.explain.evaluating import Numbers, View
 from tinygrad_bp.explain.formulas import Atom, Expr, Partial, Symbol
 from tinygrad_bp.explain.naming import place_of
+from tinygrad_bp.explain.recursion import summed_over_time
 from tinygrad_bp.explain.structural import Operand, Operation, forward, pullback, softmax_of
 from tinygrad_bp.explain.symbols import Symbols, parsed
 from tinygrad_bp.graph import Node, sweep, topological_order
@@ -177,13 +178,22 @@ class Reading:
         symbol = self.names.of.get(node)
         if symbol is None:
             shared = self.uses[node] > 1 and not isinstance(formula, (Symbol, f.Number))
-            if not shared and f.extent(formula) <= LONGEST:
+            if not shared and self._is_readable(node, formula):
                 return formula
             symbol = self._invented(node)
         symbol = self._symbol(symbol, view, data_of(node))
         self.symbol[node] = symbol
         self.told.append(Told(symbol, node, f.full(formula, view.shape)))
         return symbol
+
+    def _is_readable(self, node: Node, formula: Expr) -> bool:
+        """Whether a formula may be folded into another; the sum of all steps' losses may."""
+        if node in self._in_loss and isinstance(formula, f.Sum):
+            loss = self.names.of[self.loss].key
+            if all(isinstance(part, Symbol) and part.key == loss for part in formula.parts):
+                return True
+            return f.extent(summed_over_time(formula)) <= LONGEST
+        return f.extent(formula) <= LONGEST
 
     def _invented(self, node: Node) -> Symbol:
         step = self._owner_step.get(node)
