@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 import tinygrad_bp as tb
 from tinygrad_bp import nn
 from tinygrad_bp.explain import derive
-from tinygrad_bp.explain.formulas import Indexed, Partial, Symbol
+from tinygrad_bp.explain.evaluating import Numbers, evaluate
+from tinygrad_bp.explain.formulas import Derivative, Indexed, Partial, Symbol
 from tinygrad_bp.nn.feedforward import ACTIVATIONS
 from tinygrad_bp.nn.module import named
 
@@ -144,9 +145,7 @@ def test_the_equations_of_a_textbook():
     ]
     assert lines_of(derivation, "backward") == [
         "∂C/∂a² = a² − y",
-        "δ² = ∂C/∂a² ⊙ tanh′(z²) = (a² − y) ⊙ tanh′(z²) = (a² − y) ⊙ (1 − a²²)".replace(
-            "a²²", "(a²)²"
-        ),
+        "δ² = ∂C/∂a² ⊙ tanh′(z²) = (a² − y) ⊙ tanh′(z²) = (a² − y) ⊙ (1 − (a²)²)",
         "∂C/∂a¹ = W²ᵀ δ²",
         "δ¹ = ∂C/∂a¹ ⊙ σ′(z¹) = (W²ᵀ δ²) ⊙ σ′(z¹) = (W²ᵀ δ²) ⊙ a¹ ⊙ (1 − a¹)",
     ]
@@ -259,9 +258,7 @@ def test_a_shared_parameter_adds_up_its_uses():
     W = tb.Tensor(rng.normal(size=(3, 3)), "W")
     h = named(tb.tanh(rng.normal(size=(1, 3)) @ W), "h")
     derivation = check(derive(nn.squared_error(tb.tanh(h @ W), np.ones((1, 3)))))
-    (line,) = lines_of(derivation, "parameter")
-    assert line.startswith("∂C/∂W = δ_1") is False
-    assert line.count("ᵀ") >= 2
+    assert lines_of(derivation, "parameter")[0].startswith("∂C/∂W = δ_{z,h} xᵀ + δ¹ hᵀ")
 
 
 # --- networks in time ----------------------------------------------------------------------------
@@ -386,15 +383,18 @@ def test_lstm_with_its_gates_in_one_product(convention):
     h, c = np.zeros((1, 3)), np.zeros((1, 3))
     for t in range(1, 4):
         with tb.scope("step", t):
-            z = named(tb.concatenate([tb.Tensor(rng.normal(size=(1, 2)), "x", False), h], 1) @ W + b, "z")  # fmt: skip
+            x = tb.Tensor(rng.normal(size=(1, 2)), "x", requires_grad=False)
+            z = named(tb.concatenate([x, h], 1) @ W + b, "z")
             i, f, g, o = tb.split(z, 4, axis=1)
             c = named(tb.sigmoid(f) * c + tb.sigmoid(i) * tb.tanh(g), "c")
             h = named(tb.sigmoid(o) * tb.tanh(c), "h")
     loss = nn.squared_error(h, np.ones((1, 3)))
-    gradients_agree(check(derive(loss, convention=convention)), loss, [W, b], convention == "columns")
+    gradients_agree(
+        check(derive(loss, convention=convention)), loss, [W, b], convention == "columns"
+    )
 
 
-# --- attention ------------------------------------------------------------------------------------
+# --- attention -----------------------------------------------------------------------------------
 
 
 def attention(rng, shape, causal=False):
@@ -425,15 +425,26 @@ def test_attention_reads_as_in_the_paper():
     assert "∂C/∂S = A ⊙ (∂C/∂A − (∂C/∂A ⊙ A) 𝟏)" in derive(loss, convention="rows").text()
 
 
-# --- single numbers -------------------------------------------------------------------------------
+# --- single numbers ------------------------------------------------------------------------------
 
 SAFE = {
-    "add": (tb.add, 2), "sub": (tb.subtract, 2), "mul": (tb.multiply, 2),
-    "div": (lambda x, y: x / (y * y + 1.0), 2), "tanh": (tb.tanh, 1), "exp": (lambda x: tb.exp(tb.sin(x)), 1),
-    "sig": (tb.sigmoid, 1), "square": (tb.square, 1), "abs": (tb.absolute, 1), "cos": (tb.cos, 1),
-    "max": (tb.maximum, 2), "pow": (lambda x: (x * x + 0.5) ** 1.5, 1), "log": (lambda x: tb.log(x * x + 1.0), 1),
-    "root": (lambda x: tb.sqrt(x * x + 1.0), 1), "gelu": (tb.gelu, 1), "atan2": (lambda x, y: tb.arctan2(x, y * y + 1.0), 2),
-}  # fmt: skip
+    "add": (tb.add, 2),
+    "subtract": (tb.subtract, 2),
+    "multiply": (tb.multiply, 2),
+    "divide": (lambda x, y: x / (y * y + 1.0), 2),
+    "tanh": (tb.tanh, 1),
+    "exp": (lambda x: tb.exp(tb.sin(x)), 1),
+    "sigmoid": (tb.sigmoid, 1),
+    "square": (tb.square, 1),
+    "absolute": (tb.absolute, 1),
+    "cos": (tb.cos, 1),
+    "maximum": (tb.maximum, 2),
+    "power": (lambda x: (x * x + 0.5) ** 1.5, 1),
+    "log": (lambda x: tb.log(x * x + 1.0), 1),
+    "sqrt": (lambda x: tb.sqrt(x * x + 1.0), 1),
+    "gelu": (tb.gelu, 1),
+    "arctan2": (lambda x, y: tb.arctan2(x, y * y + 1.0), 2),
+}
 
 
 @settings(max_examples=60, deadline=None)
@@ -480,7 +491,7 @@ def test_the_scalar_view_of_a_small_network():
     }
 
 
-# --- operations of the user's own ------------------------------------------------------------------
+# --- operations of the user's own ----------------------------------------------------------------
 
 
 @tb.elementwise(lambda m, x, y: m.divide(1.0, (1.0 + m.absolute(x)) ** 2))
@@ -501,15 +512,11 @@ def roll(m, x):
 
 @pytest.mark.parametrize("convention", ["columns", "rows"])
 def test_a_rule_of_ones_own_takes_part(convention):
-    net, loss, *_ = network([3, 3, 2], [softsign, roll_free], m=2)
+    net, loss, *_ = network([3, 3, 2], [softsign, "identity"], m=2)
     derivation = check(derive(loss, convention=convention))
     assert "softsign(x) = x/(1 + |x|)" in lines_of(derivation, "rule")
     assert "softsign′(x) = 1/(1 + |x|)²" in lines_of(derivation, "rule")
     gradients_agree(derivation, loss, net.parameters(), convention == "columns")
-
-
-def roll_free(x):
-    return x
 
 
 @pytest.mark.parametrize("convention", ["columns", "rows"])
@@ -534,9 +541,7 @@ def test_a_rule_that_cannot_run_on_formulas_is_shown_by_its_derivative():
 
 
 def test_a_wrong_partial_is_found_out():
-    wrong = tb.elementwise(
-        lambda m, x, y: m.cos(x), textbook=lambda m, x, y: m.sin(x), check=False
-    )
+    wrong = tb.elementwise(lambda m, x, y: m.cos(x), textbook=lambda m, x, y: m.sin(x), check=False)
 
     @wrong
     def wave(m, x):
@@ -548,15 +553,26 @@ def test_a_wrong_partial_is_found_out():
     assert any("left out" in note for note in derivation.notes)
 
 
-def test_local_rules():
-    for name in sorted(set(ACTIVATIONS) - {"identity", "softmax", "log_softmax"}):
-        _, loss, *_ = network([2, 2], [name])
-        for equation in derive(loss):
-            if equation.kind == "rule":
-                assert equation.forms
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"identity", "softmax", "log_softmax"}))
+def test_local_rules(name):
+    _, loss, *_ = network([2, 2], [name])
+    rules = [e for e in derive(loss) if e.kind == "rule"]
+    assert isinstance(rules[-1].lhs, Derivative)
+    for equation in rules:
+        for x in np.linspace(-2.0, 2.0, 5):
+            numbers = Numbers({(("x", "", ""), None): np.full((1, 1), x)})
+            if isinstance(equation.lhs, Derivative):  # against differences
+                f, h = equation.lhs.rule, 1e-6
+                expected = (f(x + h) - f(x - h)) / (2.0 * h)
+                if x == 0.0 and f.kinks:
+                    continue
+            else:
+                expected = equation.lhs.rule(x)
+            got = evaluate(equation.rhs, numbers).item()
+            assert got == pytest.approx(expected, rel=1e-8, abs=1e-9)
 
 
-# --- what is asked for ------------------------------------------------------------------------------
+# --- what is asked for ---------------------------------------------------------------------------
 
 
 def test_with_respect_to_one_parameter():
@@ -622,7 +638,7 @@ def test_the_scalar_view_of_a_large_network_is_refused():
         derive(loss)
 
 
-# --- writing ---------------------------------------------------------------------------------------
+# --- writing -------------------------------------------------------------------------------------
 
 HOSTILE = ["<script>alert(1)</script>", "$\\input{/etc/passwd}$", "a & b", "x_{y}^z", "\n\n# head",
            "]]>", "`code`", "\\end{aligned}", "%comment", "a\\)b", "**x**"]  # fmt: skip

@@ -54,7 +54,11 @@ class Expr:
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    return np.broadcast_shapes(*shapes)
+    """The shape that matrices take together, element by element."""
+    different = {shape for shape in shapes if shape}
+    if len(different) > 1:
+        return np.broadcast_shapes(*different)
+    return different.pop() if different else ()
 
 
 # --- atoms --------------------------------------------------------------------------------------
@@ -401,7 +405,7 @@ def add(*terms: Expr) -> Expr:
     for x in flat:
         factor, rest = coefficient(x)
         counts[rest] = counts.get(rest, 0.0) + factor
-    kept = [multiply(Number(n), rest) for rest, n in counts.items() if n != 0.0]
+    kept = [x if n == 1.0 else multiply(Number(n), x) for x, n in counts.items() if n != 0.0]
     if not kept:
         return ZERO
     return kept[0] if len(kept) == 1 else Sum(tuple(kept))
@@ -425,10 +429,9 @@ def multiply(*factors: Expr) -> Expr:
                 base, n = x.x, x.exponent.value
             powers[base] = powers.get(base, 0.0) + n
     rest = [power(base, Number(n)) for base, n in powers.items()]
-    shape = broadcast(*(x.shape for x in rest))
     for x in [x for x in rest if isinstance(x, Ones)]:  # needed for their shape alone
         others = [y for y in rest if y is not x]
-        if broadcast(*(y.shape for y in others)) == shape:
+        if broadcast(*(y.shape for y in others)) == broadcast(*(y.shape for y in rest)):
             rest = others
     if number == 0.0:
         return ZERO

@@ -281,12 +281,11 @@ class Reading:
         symbol, loss = self.symbol[node], self.symbol[self.loss]
         if node.is_leaf or self.scalar or symbol.key == loss.key:
             return Partial(loss, symbol)
-        if symbol.step is not None:
-            below = f"{symbol.name},{symbol.sub}" if symbol.sub else symbol.name
-            return replace(symbol, name="δ", sub=below)
-        if symbol.name == "z" and symbol.sup and not symbol.sub:
-            return replace(symbol, name="δ")
-        return Partial(loss, symbol)
+        if symbol.step is None and symbol.name != "z":
+            return Partial(loss, symbol)
+        plain = symbol.step is None and not symbol.sub
+        below = "" if plain else f"{symbol.name},{symbol.sub}" if symbol.sub else symbol.name
+        return replace(symbol, name="δ", sub=below)
 
     def note(self, text: str) -> None:
         if text not in self.notes:

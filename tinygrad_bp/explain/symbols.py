@@ -44,6 +44,7 @@ class Symbols:
     Attributes:
         of: the symbol of each node that has one from the start.
         step: the time step of each node: its own, or the latest that it was computed from.
+        taken: the letters that are in use.
         before: the symbols of initial states, as operands `(node, operand number)`.
     """
 
@@ -58,14 +59,11 @@ class Symbols:
         self.of: dict[Node, Symbol] = {}
         self._own_names()
         self._of_unnamed()
+        self.taken = {symbol.name for symbol in self.of.values()}
         self._of_losses()
         self._tell_twins_apart()
+        self.taken = {symbol.name for symbol in self.of.values()}
         self.before = dict(self._initial_states())
-
-    @property
-    def keys(self) -> set[tuple[Any, ...]]:
-        """The symbols that are taken, time steps apart."""
-        return {symbol.key for symbol in self.of.values()}
 
     def check_asked(self) -> None:
         """Raise ValueError where the user named something that there is not."""
@@ -85,8 +83,7 @@ class Symbols:
 
     def free(self, *names: str) -> str:
         """The first of some names that is not taken."""
-        taken = {key[0] for key in self.keys}
-        return next((name for name in names if name not in taken), names[-1] * 2)
+        return next((name for name in names if name not in self.taken), names[-1] * 2)
 
     # --- from the program -----------------------------------------------------------------------
 

@@ -182,7 +182,7 @@ class Writer:
         digits, _, exponent = number(value).partition("e")
         if not exponent:
             return self.signs(digits)
-        ten = self.scripted(self.signs("10"), self.signs(exponent.lstrip("+").lstrip("0")), "")
+        ten = self.scripted(self.signs("10"), self.signs(str(int(exponent)).replace("-", "−")), "")
         return self.signs(f"{digits}·") + ten
 
     def _sum(self, parts: Sequence[Expr]) -> str:
