@@ -1,7 +1,7 @@
 """A small reader of LaTeX: evaluates a formula on arrays, to compare formulas by what they mean.
 
-It knows the notation of textbooks on back-propagation: products by juxtaposition, `\\odot`,
-`\\frac`, transposes, layers above and indices below a letter, time steps in parentheses, sums over time. It
+It knows the notation of textbooks on back-propagation: products by juxtaposition, `odot`, `frac`,
+transposes, layers above and indices below a letter, time steps in parentheses, sums over time. It
 shares nothing with the package.
 """
 

@@ -49,7 +49,7 @@ def _times_jacobian(x: f.MatMul) -> Expr:
     """(diag(a) - a aᵀ) g as a ⊙ (g - Σ a g), where it is that."""
     for J, g in (x.parts, x.parts[::-1]) if len(x.parts) == 2 else ():
         match J:
-            case f.Sum((f.Diag(a), _)) if f.Diag(a) == J.parts[0]:
+            case f.Sum((f.Diag(a), _)) if a.shape == g.shape:
                 shares = f.total(f.multiply(a, g))
                 return f.add(f.multiply(a, g), f.negative(f.multiply(a, shares)))
     return x

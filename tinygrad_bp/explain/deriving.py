@@ -18,7 +18,7 @@ from tinygrad_bp.explain import formulas as f, symbolic
 from tinygrad_bp.explain.algebra import simplified
 from tinygrad_bp.explain.derivation import Derivation
 from tinygrad_bp.explain.elements import element_equations
-from tinygrad_bp.explain.equations import Equation, error_in, numbers_of
+from tinygrad_bp.explain.equations import Equation, error_in, is_finite, numbers_of
 from tinygrad_bp.explain.evaluating import Numbers, evaluate
 from tinygrad_bp.explain.formulas import Atom, Expr, Partial, Symbol
 from tinygrad_bp.explain.reading import Reading, is_trivial
@@ -264,13 +264,17 @@ class _Derivation:
     def _checked(self, equation: Equation) -> Equation:
         """The equation with the forms that reproduce the recorded number; the first one has to."""
         good = []
+        numbers = self.reading.numbers
         for form in equation.forms:
-            if not error_in(form, equation.lhs, self.reading.numbers):
+            if not error_in(form, equation.lhs, numbers):
                 good.append(form)
+            elif not (is_finite(form, numbers) and is_finite(equation.lhs, numbers)):
+                self.reading.note("Some numbers are infinite or undefined: nothing checks these.")
+                good += [form] if form is equation.forms[0] else []
             elif form is equation.forms[0]:
                 raise ArithmeticError(
-                    f"the formula of {equation.kind} {getattr(equation.lhs, 'key', '')} does not "
-                    f"give the recorded number: {_rules_in(form)} has a formula that does not fit"
+                    f"the formula of {plain(equation.lhs)} does not give the recorded number: "
+                    f"{_rules_in(form)} has one that does not fit, or a hook changes a gradient"
                 )
             else:
                 self.reading.note(

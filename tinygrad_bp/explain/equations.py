@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,6 @@ import numpy as np
 from tinygrad_bp.explain import formulas as f
 from tinygrad_bp.explain.evaluating import Numbers, agree, evaluate
 from tinygrad_bp.explain.formulas import Expr
-
-TOLERANCE = 1e-7  # formulas of a textbook, such as 1 - tanh², lose digits that the rules keep
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,22 @@ class Equation:
         return [None] if self.steps is None else list(range(self.steps[0], self.steps[1] + 1))
 
 
-def error_in(form: Expr, lhs: Expr, numbers: Numbers, t: int | None = None) -> bool:
+def error_in(
+    form: Expr,
+    lhs: Expr,
+    numbers: Numbers,
+    t: int | None = None,
+    indices: Mapping[str, int] | None = None,
+) -> bool:
     """Whether a formula fails to reproduce the number it is for."""
-    expected = evaluate(lhs, numbers, t)
-    got = evaluate(form, numbers, t)
-    return not agree(got, expected, scale_of(form, numbers, t), TOLERANCE)
+    expected = evaluate(lhs, numbers, t, indices)
+    got = evaluate(form, numbers, t, indices)
+    return not agree(got, expected, scale_of(form, numbers, t), numbers.tolerance)
+
+
+def is_finite(form: Expr, numbers: Numbers, t: int | None = None) -> bool:
+    """Whether a formula comes to finite numbers, which alone can be compared."""
+    return bool(np.isfinite(evaluate(form, numbers, t)).all())
 
 
 def scale_of(form: Expr, numbers: Numbers, t: int | None) -> float:

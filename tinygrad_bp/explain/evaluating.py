@@ -78,11 +78,15 @@ class Numbers:
     Args:
         of: for each key of a symbol and step, the matrix (or a stack of one per sample).
         samples: how many samples a batch has.
+        tolerance: of the rounding of what was recorded, relative to each number.
     """
 
-    def __init__(self, of: Mapping[tuple[Any, f.Step], Any], samples: int = 1) -> None:
+    def __init__(
+        self, of: Mapping[tuple[Any, f.Step], Any], samples: int = 1, tolerance: float = 1e-7
+    ) -> None:
         self.of = of
         self.samples = samples
+        self.tolerance = tolerance
 
     def atom(self, atom: f.Atom, t: int | None) -> Any:
         step = atom.step
@@ -125,7 +129,7 @@ def _evaluated(x: Expr, numbers: Numbers, t: int | None, indices: Indices) -> An
         case f.Sum(parts):
             return _folded(operator.add, [of(part) for part in parts])
         case f.Product(parts):
-            return _folded(operator.mul, [of(part) for part in parts])
+            return _folded(_times, [of(part) for part in parts])
         case f.MatMul(parts):
             return _folded(np.matmul, [of(part) for part in parts])
         case f.Power(base, exponent):
@@ -177,6 +181,14 @@ def _folded(operation: Any, matrices: list[Any]) -> Any:
     for matrix in matrices[1:]:
         result = operation(result, matrix)
     return result
+
+
+def _times(x: Any, y: Any) -> Any:
+    """The product, where zero times anything is zero: as the sweep multiplies (CppAD's azmul)."""
+    product = x * y
+    if np.isnan(product).any():
+        product = np.where((x == 0) | (y == 0), 0.0, product)
+    return product
 
 
 def _place(shape: Shape, letters: tuple[str, ...], indices: Indices) -> tuple[int, int]:

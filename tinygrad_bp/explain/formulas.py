@@ -334,6 +334,8 @@ class Apply(Expr):
         name: what it is called.
         arguments: what it is applied to.
         detail: its further arguments, in words.
+        size: of what it gives.
+        per_sample: whether that differs between samples.
         compute: its value, a function of the arguments' matrices.
     """
 
@@ -341,11 +343,16 @@ class Apply(Expr):
     arguments: tuple[Expr, ...]
     detail: str
     size: Shape
+    per_sample: bool
     compute: Callable[..., Any] = field(compare=False)
 
     @property
     def shape(self) -> Shape:
         return self.size
+
+    @property
+    def batched(self) -> bool:
+        return self.per_sample
 
     @property
     def children(self) -> tuple[Expr, ...]:

@@ -76,7 +76,8 @@ class Reading:
         self.names = Symbols(loss, self.order, asked, self.scalar)
         self.symbol: dict[Node, Symbol] = {}
         self.of: dict[tuple[Any, f.Step], Any] = {}
-        self.numbers = Numbers(self.of, self.samples)
+        single = any(getattr(node, "dtype", None) == np.float32 for node in self.order)
+        self.numbers = Numbers(self.of, self.samples, 2e-3 if single else 1e-7)
         self.of[Symbol("m").key, None] = np.full((1, 1), float(self.samples))
         self.told: list[Told] = []
         self.ref: dict[Node, Expr] = {}

@@ -57,7 +57,9 @@ def forward(op: Operation) -> Expr:
         return symbolic.applied(op.rule, *exprs)
     write = FORWARD.get(op.rule)
     written = write(op) if write else None
-    return called(op) if written is None else written
+    if written is None or not _fits(written, op.result.view):
+        return called(op)
+    return written
 
 
 def pullback(op: Operation, which: int, g: Expr) -> Expr:
@@ -69,7 +71,16 @@ def pullback(op: Operation, which: int, g: Expr) -> Expr:
         return fitted(f.multiply(g, local), result.view, operand.view)
     write = PULLBACK.get(op.rule)
     written = write(op, which, g) if write else None
-    return pulled(op, which, g) if written is None else written
+    if written is None or not _fits(written, operand.view):
+        return pulled(op, which, g)
+    return written
+
+
+def _fits(written: Expr, view: View) -> bool:
+    """Whether a formula has the shape of what it is for, or one that is repeated to it."""
+    have, want = written.shape, view.shape
+    pairs = zip(reversed(have), reversed(want), strict=False)
+    return len(have) <= len(want) and all(n in (1, size) for n, size in pairs)
 
 
 # --- by name ------------------------------------------------------------------------------------
@@ -85,7 +96,8 @@ def called(op: Operation) -> Expr:
         return op.result.view.matrix(rule.apply(arrays, plain, op.parameters, op.options))
 
     arguments = tuple(x.expr for x in op.operands)
-    return f.Apply(rule.name, arguments, _detail(op), op.result.view.shape, compute)
+    view = op.result.view
+    return f.Apply(rule.name, arguments, _detail(op), view.shape, view.stacked, compute)
 
 
 def pulled(op: Operation, which: int, g: Expr) -> Expr:
@@ -105,7 +117,8 @@ def pulled(op: Operation, which: int, g: Expr) -> Expr:
     if rule.takes_sequence:
         name = f"{name}[{which + 1}]"
     arguments = (f.full(g, op.result.view.shape), *(x.expr for x in op.operands))
-    return f.Apply(name, arguments, _detail(op), operand.view.shape, compute)
+    view = operand.view
+    return f.Apply(name, arguments, _detail(op), view.shape, view.stacked, compute)
 
 
 def _detail(op: Operation) -> str:
@@ -131,30 +144,32 @@ def _said(x: Any) -> str:
 
 def fitted(g: Expr, have: View, want: View) -> Expr:
     """A gradient in the shape of the operand: what was repeated is summed up again."""
-    if have.core != want.core:
-        g = _summed(f.full(g, have.shape), have, want)
-    return f.samples(g) if have.stacked and not want.stacked else g
+    if have.core == want.core:
+        return f.samples(g) if have.stacked and not want.stacked else g
+    summed = _summed(f.full(g, have.shape), have, want)
+    if summed is None:
+        return _summed_by_shape(f.full(g, have.shape), have, want)
+    return f.samples(summed) if have.stacked and not want.stacked else summed
 
 
-def _summed(g: Expr, have: View, want: View) -> Expr:
+def _summed(g: Expr, have: View, want: View) -> Expr | None:
+    """One sample's gradient, summed: over everything, or over the rows."""
     if not want.core or (want.core == (1,) and len(have.core) == 1):
         return f.full(f.total(g), want.shape)
     if len(have.core) == 2 and want.core in ((have.core[1],), (1, have.core[1])):
         ones = have.core[0]
-        if have.columns:
-            return f.matmul(g, f.Ones((ones, 1)))
-        return f.matmul(f.Ones((1, ones)), g)
+        return f.matmul(g, f.Ones((ones, 1))) if have.columns else f.matmul(f.Ones((1, ones)), g)
+    return None
+
+
+def _summed_by_shape(g: Expr, have: View, want: View) -> Expr:
+    """The gradient, summed as numpy's broadcasting asks for it; of all samples at once."""
 
     def compute(matrix: Any) -> Any:
-        # The samples' axis stays: only the core is summed.
-        kept = have.array[:1] if have.stacked else ()
-        target = (*kept, *(1,) * (len(have.core) - len(want.core)), *want.core)
-        array = have.plain(matrix).reshape(*kept, *have.core)
-        narrow = ar.sum_to(arrays, array, target)
-        stack = View((*kept, *want.core), bool(kept), have.columns)
-        return stack.matrix(narrow.reshape(*kept, *want.core))
+        return want.matrix(ar.sum_to(arrays, have.plain(matrix), want.array))
 
-    return f.Apply("sum_to_shape", (g,), "×".join(map(str, want.core)), want.shape, compute)
+    detail = "×".join(map(str, want.array))
+    return f.Apply("sum_to_shape", (g,), detail, want.shape, want.stacked, compute)
 
 
 def axes_of(op: Operation) -> tuple[int, ...] | None:
@@ -197,39 +212,40 @@ def _factor(op: Operation, factor: tuple[int, bool]) -> Expr:
     return f.transpose(expr) if turned else expr
 
 
-def matmul(op: Operation) -> Expr:
+def _is_stack_of_vectors(op: Operation) -> bool:
+    """Whether it is of a stack of matrices and a vector, for which there is no plain sign."""
+    ranks = sorted(len(x.view.core) for x in op.operands[:2])
+    return ranks[0] == 1 and ranks[1] > 2
+
+
+def matmul(op: Operation) -> Expr | None:
+    if _is_stack_of_vectors(op):
+        return None
     left, right = _product(op)
     product = f.matmul(_factor(op, left), _factor(op, right))
-    return (
-        product if op.operands[0].view.core[1:] or op.operands[1].view.core[1:] else _inner(product)
-    )
+    inner = not op.result.view.core and product.shape != ()
+    return f.Scalar(product) if inner else product
 
 
-def _inner(product: Expr) -> Expr:
-    return f.Scalar(product) if product.shape else product
-
-
-def matmul_pull(op: Operation, which: int, g: Expr) -> Expr:
+def matmul_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    if _is_stack_of_vectors(op):
+        return None
     left, right = _product(op)
     first = left[0] == which
     mine, other = (left, right) if first else (right, left)
-    g = f.full(g, op.result.view.shape)
-    turned = f.transpose(_factor(op, other))
+    view, operand = op.result.view, op.operands[which].view
+    g, turned = f.full(g, view.shape), f.transpose(_factor(op, other))
     product = f.matmul(g, turned) if first else f.matmul(turned, g)
     pull = f.transpose(product) if mine[1] else product
-    view, operand = op.result.view, op.operands[which].view
-    if view.stacked and not operand.stacked:
-        pull = f.samples(pull)
-    if pull.shape != operand.shape:
-        return pulled(op, which, g)
-    return pull
+    return f.samples(pull) if view.stacked and not operand.stacked else pull
 
 
-def linear(op: Operation) -> Expr:
-    return f.add(matmul(op), op.operands[2].expr)
+def linear(op: Operation) -> Expr | None:
+    product = matmul(op)
+    return None if product is None else f.add(product, op.operands[2].expr)
 
 
-def linear_pull(op: Operation, which: int, g: Expr) -> Expr:
+def linear_pull(op: Operation, which: int, g: Expr) -> Expr | None:
     if which == 2:
         return fitted(g, op.result.view, op.operands[2].view)
     return matmul_pull(op, which, g)
