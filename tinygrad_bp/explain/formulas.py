@@ -255,6 +255,9 @@ class Samples(Single):
     def batched(self) -> bool:
         return False
 
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return samples(*children)
+
 
 @dataclass(frozen=True, slots=True)
 class Steps(Single):
@@ -262,6 +265,9 @@ class Steps(Single):
 
     low: int
     high: int
+
+    def with_children(self, children: tuple[Expr, ...]) -> Expr:
+        return over_steps(*children, self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,13 +538,23 @@ def total(x: Expr) -> Expr:
 
 def samples(x: Expr) -> Expr:
     """The sum over the samples, with constant factors in front."""
-    number, rest = coefficient(x)
-    if isinstance(rest, Product):
-        constant = [p for p in rest.parts if not p.batched and not p.shape]
-        varying = [p for p in rest.parts if p not in constant]
-        if varying:
-            return multiply(Number(number), *constant, Samples(multiply(*varying)))
-    return multiply(Number(number), Samples(rest))
+    front, rest = _apart(x, lambda part: not part.batched)
+    return multiply(front, Samples(rest))
+
+
+def over_steps(x: Expr, low: int, high: int) -> Expr:
+    """The sum over time steps, with constant factors in front."""
+    front, rest = _apart(x, lambda part: all(atom.step is None for atom in atoms(part)))
+    return multiply(front, Steps(rest, low, high))
+
+
+def _apart(x: Expr, is_constant: Callable[[Expr], bool]) -> tuple[Expr, Expr]:
+    """The single numbers among the factors that are constant, and the rest."""
+    if not isinstance(x, Product):
+        return ONE, x
+    front = [part for part in x.parts if not part.shape and is_constant(part)]
+    rest = [part for part in x.parts if part not in front]
+    return (multiply(*front), multiply(*rest)) if rest else (ONE, x)
 
 
 def collected(x: Expr) -> Expr:

@@ -125,8 +125,7 @@ def _over(body: Expr, run: tuple[int, int]) -> Expr:
     low, high = run
     if low == high:
         return absolute(body, low)
-    number, rest = f.coefficient(body)
-    return f.multiply(f.Number(number), f.Steps(rest, low, high))
+    return f.over_steps(body, low, high)
 
 
 def absolute(x: Expr, t: int) -> Expr:

