@@ -90,11 +90,13 @@ def with_samples(order: Iterable[Node]) -> tuple[set[Place], int]:
 
 
 def place_of(node: Node, k: int) -> Place:
+    """The node that is an operand, or where the constant is that is one."""
     operand = node.operands[k]
     return operand if isinstance(operand, Node) else (node, k)
 
 
 def shape_of(x: Any) -> Shape:
+    """The shape of an array, or of a number."""
     return tuple(getattr(x, "shape", ()))
 
 

@@ -21,6 +21,7 @@ from tinygrad_bp.explain.elements import element_equations
 from tinygrad_bp.explain.equations import Equation, error_in, is_finite, numbers_of
 from tinygrad_bp.explain.evaluating import Numbers, evaluate
 from tinygrad_bp.explain.formulas import Atom, Expr, Partial, Symbol
+from tinygrad_bp.explain.operations import is_of_each_vector
 from tinygrad_bp.explain.reading import Reading, is_trivial
 from tinygrad_bp.explain.recursion import absolute, grouped, relative, summed_over_time
 from tinygrad_bp.explain.structural import jacobian_of_softmax
@@ -72,8 +73,18 @@ def derive(
             and the message says whose.
 
     Example:
-        >>> W, x = Tensor([[1.0, 2.0]], "W"), Tensor([[3.0]], "x", requires_grad=False)
-        >>> print(derive(tb.sum(tb.tanh(x @ W)), W))
+        >>> w, x = tb.Value(0.5, "w"), tb.Value(2.0, "x", requires_grad=False)
+        >>> print(derive(tb.tanh(w * x)))
+        Derivation of ∂L/∂w
+        <BLANKLINE>
+        Forward
+          L = tanh(w x)
+        <BLANKLINE>
+        Local derivatives
+          tanh′(x) = 1 − tanh(x)²
+        <BLANKLINE>
+        Parameters
+          ∂L/∂w = tanh′(w x) x = (1 − L²) x
     """
     _check_options(loss, convention, indices)
     asked = dict(symbols or {})
@@ -166,6 +177,7 @@ class _Derivation:
         self.states = self._states()
         self.base: dict[Atom, Expr] = {}  # what flows back, by primary deltas alone
         self.finished: dict[Any, tuple[Expr, ...]] = {}
+        self.shown: list[Expr] = []
         self.totals: dict[Expr, None] = {}  # sums that were found to be 1
 
     def _states(self) -> set[Any]:
@@ -195,7 +207,9 @@ class _Derivation:
         rules = [*self._rules(backward + parameters), *self._jacobians()]
         backward = _with_boundaries(grouped(backward))
         found = [*grouped(forward), *grouped(notation), *grouped(rules), *backward]
-        return [self._counted(e) for e in (*found, *grouped(parameters[::-1]))]
+        found += grouped(parameters[::-1])
+        self.shown = [form for equation in found for form in equation.forms]
+        return [self._counted(equation) for equation in found]
 
     # --- one equation ---------------------------------------------------------------------------
 
@@ -348,12 +362,26 @@ class _Derivation:
             )
         if not reading.scalar:
             notes.append("⊙, quotients, powers and functions are taken element by element.")
+        notes += self._softmax_in_words()
+        if any(isinstance(x, f.Ones) for form in self.shown for x in f.parts(form)):
+            notes.append("𝟏 is a vector, or a matrix, of ones: a product with it is a sum.")
         notes += reading.notes
         for total in self.totals:
             notes.append(
                 f"{plain(total, ng=ng)} = 1 was found on the numbers, and used to simplify."
             )
         return notes
+
+    def _softmax_in_words(self) -> list[str]:
+        """What the softmax of a matrix is, and its derivative."""
+        softmaxes = [n for n in self.on_the_way if n.rule is ARRAY_RULES["softmax"]]
+        if not any(is_of_each_vector(self.reading.operation[n]) for n in softmaxes):
+            return []
+        each = "column" if self.reading.columns else "row"
+        return [
+            f"softmax is taken of each {each} on its own. Its derivative there is the matrix "
+            "diag(a) − a aᵀ, a being the result as a column; it is written out in what flows back."
+        ]
 
     def _transposed(self, ng: bool) -> str:
         """Which of the code's arrays are printed transposed."""

@@ -51,9 +51,9 @@ def element(x: Expr, row: str | None, column: str | None, fresh: Sequence[str]) 
             product = f.multiply(element(parts[0], row, k, later), element(rest, k, column, later))
             return f.IndexSum(product, k, count)
         case f.Sum() | f.Product() | f.Power() | f.Function() | f.Cases() | f.Compare():
-            return x.with_children(tuple(of(child) for child in x.children))
+            return f.rebuilt(x, tuple(of(child) for child in x.children))
         case f.Samples() | f.Steps():
-            return x.with_children((of(x.x),))
+            return f.rebuilt(x, (of(x.x),))
     return f.Indexed(x, _letters(x, row, column))
 
 

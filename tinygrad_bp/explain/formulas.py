@@ -1,404 +1,52 @@
-"""Formulas as trees: what a derivation is made of, before it is written down or evaluated.
+"""Formulas: how they are made, and walked through.
 
-A tree is a small immutable object, made by the functions below, which do what a reader expects of a
-formula: a factor 1 is not written, a double transpose is none, a factor that is a single number
-stands in front. Everything that is not a single number is a matrix, and a vector is one of a single
-column (or row).
+Formulas are the trees of `trees`. The functions here do what a reader expects of a formula: a
+factor 1 is not written, a double transpose is none, a factor that is a single number stands in
+front.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
-
-import numpy as np
-
-Shape = tuple[int, ...]
-
-
-class Later(NamedTuple):
-    """A time step that is not a number but `t + offset`."""
-
-    offset: int
-
-
-Step = int | Later | None
-
-
-@dataclass(frozen=True, slots=True)
-class Expr:
-    """A formula.
-
-    Attributes:
-        shape: of the matrix that it is, or () for a single number.
-        batched: whether it differs between the samples of a batch.
-    """
-
-    @property
-    def shape(self) -> Shape:
-        return broadcast(*(x.shape for x in self.children))
-
-    @property
-    def batched(self) -> bool:
-        return any(x.batched for x in self.children)
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        """The formulas that it is made of, in order."""
-        return ()
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        """The same of other formulas."""
-        return self
-
-
-def broadcast(*shapes: Shape) -> Shape:
-    """The shape that matrices take together, element by element."""
-    different = {shape for shape in shapes if shape}
-    if len(different) > 1:
-        return np.broadcast_shapes(*different)
-    return different.pop() if different else ()
-
-
-# --- atoms --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Number(Expr):
-    """A plain number."""
-
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Symbol(Expr):
-    """A letter or a name, with what stands above and below it.
-
-    Attributes:
-        name: the letter: `W`, `δ`.
-        sup: above it: the layer.
-        sub: below it.
-        step: the time step in parentheses, or None.
-    """
-
-    name: str
-    sup: str = ""
-    sub: str = ""
-    step: Step = None
-    size: Shape = field(default=(), compare=False)
-    per_sample: bool = field(default=False, compare=False)
-
-    @property
-    def shape(self) -> Shape:
-        return self.size
-
-    @property
-    def batched(self) -> bool:
-        return self.per_sample
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells it from other symbols, the time step apart."""
-        return (self.name, self.sup, self.sub)
-
-
-@dataclass(frozen=True, slots=True)
-class Partial(Expr):
-    """The derivative of `top` by `by`: ∂C/∂W."""
-
-    top: Symbol
-    by: Symbol
-
-    @property
-    def shape(self) -> Shape:
-        return self.by.shape
-
-    @property
-    def batched(self) -> bool:
-        return self.by.batched
-
-    @property
-    def step(self) -> Step:
-        return self.by.step
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return ("∂", *self.by.key)
-
-
-Atom = Symbol | Partial
-
-
-@dataclass(frozen=True, slots=True)
-class Ones(Expr):
-    """A matrix of ones."""
-
-    size: Shape
-
-    @property
-    def shape(self) -> Shape:
-        return self.size
-
-
-# --- arithmetic ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Many(Expr):
-    """Something of any number of formulas."""
-
-    parts: tuple[Expr, ...]
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return self.parts
-
-
-@dataclass(frozen=True, slots=True)
-class Sum(Many):
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return add(*children)
-
-
-@dataclass(frozen=True, slots=True)
-class Product(Many):
-    """Element by element: ⊙ between matrices."""
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return multiply(*children)
-
-
-@dataclass(frozen=True, slots=True)
-class MatMul(Many):
-    @property
-    def shape(self) -> Shape:
-        shapes = [x.shape for x in self.parts]
-        return (*broadcast(*(s[:-2] for s in shapes)), shapes[0][-2], shapes[-1][-1])
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return matmul(*children)
-
-
-@dataclass(frozen=True, slots=True)
-class Single(Expr):
-    """Something of one formula."""
-
-    x: Expr
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.x,)
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return replace(self, x=children[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Power(Single):
-    exponent: Expr
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.x, self.exponent)
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return power(*children)
-
-
-@dataclass(frozen=True, slots=True)
-class Transpose(Single):
-    @property
-    def shape(self) -> Shape:
-        return swapped(self.x.shape)
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return transpose(*children)
-
-
-@dataclass(frozen=True, slots=True)
-class Diag(Single):
-    """The matrix with a vector on its diagonal."""
-
-    @property
-    def shape(self) -> Shape:
-        n = max(self.x.shape)
-        return (n, n)
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar(Single):
-    """The one number in a matrix of one row and one column: an inner product."""
-
-    @property
-    def shape(self) -> Shape:
-        return ()
-
-
-@dataclass(frozen=True, slots=True)
-class Total(Single):
-    """The sum over all elements."""
-
-    @property
-    def shape(self) -> Shape:
-        return ()
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return total(*children)
-
-
-@dataclass(frozen=True, slots=True)
-class Samples(Single):
-    """The sum over the samples of a batch."""
-
-    @property
-    def batched(self) -> bool:
-        return False
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return samples(*children)
-
-
-@dataclass(frozen=True, slots=True)
-class Steps(Single):
-    """The sum over the time steps t = low ... high."""
-
-    low: int
-    high: int
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return over_steps(*children, self.low, self.high)
-
-
-@dataclass(frozen=True, slots=True)
-class Function(Expr):
-    """An elementwise operation applied: σ(z)."""
-
-    rule: Any
-    arguments: tuple[Expr, ...]
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return self.arguments
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return replace(self, arguments=children)
-
-
-@dataclass(frozen=True, slots=True)
-class Derivative(Function):
-    """Its partial derivative by argument `which`: σ'(z). `result` is what the function gave."""
-
-    which: int
-    result: Expr
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (*self.arguments, self.result)
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return replace(self, arguments=children[:-1], result=children[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class Compare(Expr):
-    """A condition."""
-
-    sign: str
-    left: Expr
-    right: Expr
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.left, self.right)
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return Compare(self.sign, *children)
-
-
-@dataclass(frozen=True, slots=True)
-class Cases(Expr):
-    """`yes` where the condition holds, else `no`."""
-
-    condition: Expr
-    yes: Expr
-    no: Expr
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return (self.condition, self.yes, self.no)
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return Cases(*children)
-
-
-@dataclass(frozen=True, slots=True)
-class Apply(Expr):
-    """An operation on whole arrays that has no sign of its own: softmax(o).
-
-    Attributes:
-        name: what it is called.
-        arguments: what it is applied to.
-        detail: its further arguments, in words.
-        size: of what it gives.
-        per_sample: whether that differs between samples.
-        compute: its value, a function of the arguments' matrices.
-    """
-
-    name: str
-    arguments: tuple[Expr, ...]
-    detail: str
-    size: Shape
-    per_sample: bool
-    compute: Callable[..., Any] = field(compare=False)
-
-    @property
-    def shape(self) -> Shape:
-        return self.size
-
-    @property
-    def batched(self) -> bool:
-        return self.per_sample
-
-    @property
-    def children(self) -> tuple[Expr, ...]:
-        return self.arguments
-
-    def with_children(self, children: tuple[Expr, ...]) -> Expr:
-        return replace(self, arguments=children)
-
-
-@dataclass(frozen=True, slots=True)
-class Indexed(Single):
-    """An element, by the letters of its indices: W_jk."""
-
-    indices: tuple[str, ...]
-
-    @property
-    def shape(self) -> Shape:
-        return ()
-
-
-@dataclass(frozen=True, slots=True)
-class IndexSum(Single):
-    """The sum over an index that runs from 1 to `count`."""
-
-    index: str
-    count: int
-
-    @property
-    def shape(self) -> Shape:
-        return ()
-
-
-ZERO, ONE, MINUS_ONE = Number(0.0), Number(1.0), Number(-1.0)
-
+from dataclasses import replace
+
+from tinygrad_bp.explain.trees import (
+    MINUS_ONE as MINUS_ONE,
+    ONE as ONE,
+    ZERO as ZERO,
+    Apply as Apply,
+    Atom as Atom,
+    Cases as Cases,
+    Compare as Compare,
+    Derivative as Derivative,
+    Diag as Diag,
+    Expr as Expr,
+    Function as Function,
+    Indexed as Indexed,
+    IndexSum as IndexSum,
+    Later as Later,
+    Many as Many,
+    MatMul as MatMul,
+    Number as Number,
+    Ones as Ones,
+    Partial as Partial,
+    Power as Power,
+    Product as Product,
+    Samples as Samples,
+    Scalar as Scalar,
+    Shape as Shape,
+    Single as Single,
+    Step as Step,
+    Steps as Steps,
+    Sum as Sum,
+    Symbol as Symbol,
+    Total as Total,
+    Transpose as Transpose,
+    broadcast as broadcast,
+    swapped as swapped,
+)
 
 # --- how they are made --------------------------------------------------------------------------
-
-
-def swapped(shape: Shape) -> Shape:
-    return (*shape[:-2], shape[-1], shape[-2]) if shape else shape
 
 
 def coefficient(x: Expr) -> tuple[float, Expr]:
@@ -425,6 +73,7 @@ def add(*terms: Expr) -> Expr:
 
 
 def negative(x: Expr) -> Expr:
+    """Minus the formula."""
     return multiply(MINUS_ONE, x)
 
 
@@ -456,6 +105,7 @@ def multiply(*factors: Expr) -> Expr:
 
 
 def power(x: Expr, exponent: Expr) -> Expr:
+    """The power; of 1, or to the power of 1 or 0, what that is."""
     if exponent == ONE or x == ONE:
         return x
     if exponent == ZERO:
@@ -479,6 +129,7 @@ def is_inverse(x: Expr) -> bool:
 
 
 def divide(x: Expr, y: Expr) -> Expr:
+    """The quotient, as a product with a power of -1."""
     if y == ZERO:
         return Product((x, Power(y, MINUS_ONE)))
     if isinstance(y, Number):
@@ -585,13 +236,34 @@ def full(x: Expr, shape: Shape) -> Expr:
 # --- walking through them -----------------------------------------------------------------------
 
 
+def rebuilt(x: Expr, children: tuple[Expr, ...]) -> Expr:
+    """The same of other formulas, made anew: simplified as any other."""
+    make = _MAKERS.get(type(x))
+    if make is not None:
+        return make(*children)
+    if isinstance(x, Steps):
+        return over_steps(children[0], x.low, x.high)
+    return x.with_children(children)
+
+
+_MAKERS: dict[type[Expr], Callable[..., Expr]] = {
+    Sum: add,
+    Product: multiply,
+    MatMul: matmul,
+    Power: power,
+    Transpose: transpose,
+    Total: total,
+    Samples: samples,
+}
+
+
 def transformed(x: Expr, change: Callable[[Expr], Expr]) -> Expr:
     """The formula with `change` made to every part of it, the innermost first."""
     children = x.children
     if children:
         new = tuple(transformed(child, change) for child in children)
         if new != children:
-            x = x.with_children(new)
+            x = rebuilt(x, new)
     return change(x)
 
 

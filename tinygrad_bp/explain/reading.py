@@ -19,8 +19,9 @@ from tinygrad_bp.explain.batches import arguments_of, shape_of, with_samples
 from tinygrad_bp.explain.evaluating import Numbers, View
 from tinygrad_bp.explain.formulas import Atom, Expr, Partial, Symbol
 from tinygrad_bp.explain.naming import place_of
+from tinygrad_bp.explain.operations import Operand, Operation
 from tinygrad_bp.explain.recursion import summed_over_time
-from tinygrad_bp.explain.structural import Operand, Operation, forward, pullback, softmax_of
+from tinygrad_bp.explain.structural import forward, pullback, softmax_of
 from tinygrad_bp.explain.symbols import Symbols, parsed
 from tinygrad_bp.graph import Node, sweep, topological_order
 from tinygrad_bp.rules import RULES

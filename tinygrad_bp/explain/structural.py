@@ -9,187 +9,25 @@ Matrix calculus: Giles 2008, "Collected matrix derivative results"; Petersen & P
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from tinygrad_bp import array_rules as ar, arrays
-from tinygrad_bp.array_rules import ArrayRule
-from tinygrad_bp.derivatives import quiet
+from tinygrad_bp import array_rules as ar
 from tinygrad_bp.explain import formulas as f, symbolic
 from tinygrad_bp.explain.evaluating import View
 from tinygrad_bp.explain.formulas import Expr
+from tinygrad_bp.explain.operations import (
+    Operand,
+    Operation,
+    axes_of,
+    called,
+    fitted,
+    is_of_each_vector,
+    is_of_one_vector,
+    pulled,
+)
 from tinygrad_bp.rules import RULES, Rule
-
-
-class Operand(NamedTuple):
-    """Something that an operation was applied to, or what it gave: its formula and its arrays."""
-
-    expr: Expr
-    view: View
-
-
-class Operation(NamedTuple):
-    """One node of the graph, as it is to be written."""
-
-    rule: Rule | ArrayRule
-    operands: tuple[Operand, ...]
-    result: Operand
-    parameters: tuple[Any, ...]
-    options: dict[str, Any]
-
-    @property
-    def columns(self) -> bool:
-        """Whether vectors are columns, and so all products in the textbook's order."""
-        return self.result.view.columns
-
-    def argument(self, name: str, position: int, default: Any = None) -> Any:
-        """A further argument of the operation, such as its axis."""
-        if name in self.options:
-            return self.options[name]
-        return self.parameters[position] if len(self.parameters) > position else default
-
-
-def forward(op: Operation) -> Expr:
-    """The formula of what an operation computes."""
-    exprs = [x.expr for x in op.operands]
-    if isinstance(op.rule, Rule):
-        return symbolic.applied(op.rule, *exprs)
-    write = FORWARD.get(op.rule)
-    written = write(op) if write else None
-    if written is None or not _fits(written, op.result.view):
-        return called(op)
-    return written
-
-
-def pullback(op: Operation, which: int, g: Expr) -> Expr:
-    """What an operation hands to operand `which`, given the gradient g of its result."""
-    operand, result = op.operands[which], op.result
-    if isinstance(op.rule, Rule):
-        exprs = tuple(x.expr for x in op.operands)
-        local = symbolic.derivative(op.rule, which, exprs, result.expr)
-        return fitted(f.multiply(g, local), result.view, operand.view)
-    write = PULLBACK.get(op.rule)
-    written = write(op, which, g) if write else None
-    if written is None or not _fits(written, operand.view):
-        return pulled(op, which, g)
-    return written
-
-
-def _fits(written: Expr, view: View) -> bool:
-    """Whether a formula has the shape of what it is for, or one that is repeated to it."""
-    have, want = written.shape, view.shape
-    pairs = zip(reversed(have), reversed(want), strict=False)
-    return len(have) <= len(want) and all(n in (1, size) for n, size in pairs)
-
-
-# --- by name ------------------------------------------------------------------------------------
-
-
-def called(op: Operation) -> Expr:
-    """An operation by its name, evaluated by the rule itself."""
-    rule: Any = op.rule
-
-    @quiet
-    def compute(*matrices: Any) -> Any:
-        plain = [x.view.plain(m) for x, m in zip(op.operands, matrices, strict=True)]
-        return op.result.view.matrix(rule.apply(arrays, plain, op.parameters, op.options))
-
-    arguments = tuple(x.expr for x in op.operands)
-    view = op.result.view
-    return f.Apply(rule.name, arguments, _detail(op), view.shape, view.stacked, compute)
-
-
-def pulled(op: Operation, which: int, g: Expr) -> Expr:
-    """A pullback by its name, evaluated by the rule itself."""
-    rule: Any = op.rule
-    operand = op.operands[which]
-
-    @quiet
-    def compute(*matrices: Any) -> Any:
-        delta = op.result.view.plain(matrices[0])
-        plain = [x.view.plain(m) for x, m in zip(op.operands, matrices[1:], strict=True)]
-        result = rule.apply(arrays, plain, op.parameters, op.options)
-        back = rule.pull(arrays, which, delta, result, plain, op.parameters, op.options)
-        return operand.view.matrix(ar.sum_to(arrays, back, operand.view.array))
-
-    name = rule.pullbacks[0 if rule.takes_sequence else which].__name__
-    if rule.takes_sequence:
-        name = f"{name}[{which + 1}]"
-    arguments = (f.full(g, op.result.view.shape), *(x.expr for x in op.operands))
-    view = operand.view
-    return f.Apply(name, arguments, _detail(op), view.shape, view.stacked, compute)
-
-
-def _detail(op: Operation) -> str:
-    given = [_said(p) for p in op.parameters]
-    given += [f"{name}={_said(p)}" for name, p in op.options.items()]
-    return ", ".join(given)
-
-
-def _said(x: Any) -> str:
-    """An argument in words: a slice as Python writes it."""
-    if isinstance(x, slice):
-        ends = ["" if end is None else str(end) for end in (x.start, x.stop)]
-        return ":".join(ends if x.step is None else [*ends, str(x.step)])
-    if isinstance(x, tuple):
-        return ", ".join("…" if part is ... else _said(part) for part in x)
-    if isinstance(x, np.ndarray):
-        return np.array2string(x, separator=",", threshold=8).replace("\n", "")
-    return "…" if x is ... else str(x)
-
-
-# --- shapes -------------------------------------------------------------------------------------
-
-
-def fitted(g: Expr, have: View, want: View) -> Expr:
-    """A gradient in the shape of the operand: what was repeated is summed up again."""
-    if have.core == want.core:
-        return f.samples(g) if have.stacked and not want.stacked else g
-    summed = _summed(f.full(g, have.shape), have, want)
-    if summed is None:
-        return _summed_by_shape(f.full(g, have.shape), have, want)
-    return f.samples(summed) if have.stacked and not want.stacked else summed
-
-
-def _summed(g: Expr, have: View, want: View) -> Expr | None:
-    """One sample's gradient, summed: over everything, or over the rows."""
-    if not want.core or (want.core == (1,) and len(have.core) == 1):
-        return f.full(f.total(g), want.shape)
-    if len(have.core) == 2 and want.core in ((have.core[1],), (1, have.core[1])):
-        ones = have.core[0]
-        return f.matmul(g, f.Ones((ones, 1))) if have.columns else f.matmul(f.Ones((1, ones)), g)
-    return None
-
-
-def _summed_by_shape(g: Expr, have: View, want: View) -> Expr:
-    """The gradient, summed as numpy's broadcasting asks for it; of all samples at once."""
-
-    def compute(matrix: Any) -> Any:
-        return want.matrix(ar.sum_to(arrays, have.plain(matrix), want.array))
-
-    detail = "×".join(map(str, want.array))
-    return f.Apply("sum_to_shape", (g,), detail, want.shape, want.stacked, compute)
-
-
-def axes_of(op: Operation) -> tuple[int, ...] | None:
-    """The axes that a reduction takes together, as those of one sample; None if it is all."""
-    view = op.operands[0].view
-    axis = op.argument("axis", 0, _DEFAULT_AXIS.get(op.rule))
-    if axis is None:
-        return None
-    axes = ar._axes(axis, len(view.array))
-    shift = 1 if view.samples else 0
-    if len(axes) == len(view.array):
-        return None
-    return tuple(a - shift for a in axes)
-
-
-def _over_last(op: Operation) -> bool:
-    """Whether it is along the features of one vector: the last axis, of a vector per sample."""
-    view = op.operands[0].view
-    return len(view.core) == 1 and axes_of(op) in ((0,), None if not view.stacked else (0,))
-
 
 # --- products -----------------------------------------------------------------------------------
 
@@ -219,6 +57,7 @@ def _is_stack_of_vectors(op: Operation) -> bool:
 
 
 def matmul(op: Operation) -> Expr | None:
+    """x y, or y x for columns."""
     if _is_stack_of_vectors(op):
         return None
     left, right = _product(op)
@@ -228,6 +67,7 @@ def matmul(op: Operation) -> Expr | None:
 
 
 def matmul_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """g yᵀ to the left factor, and xᵀ g to the right one."""
     if _is_stack_of_vectors(op):
         return None
     left, right = _product(op)
@@ -241,11 +81,13 @@ def matmul_pull(op: Operation, which: int, g: Expr) -> Expr | None:
 
 
 def linear(op: Operation) -> Expr | None:
+    """The weighted input W x + b."""
     product = matmul(op)
     return None if product is None else f.add(product, op.operands[2].expr)
 
 
 def linear_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """As of a product; to the bias g itself."""
     if which == 2:
         return fitted(g, op.result.view, op.operands[2].view)
     return matmul_pull(op, which, g)
@@ -307,23 +149,28 @@ def _count(op: Operation) -> Expr:
 
 
 def samples_count(view: View) -> Expr:
+    """The number of samples: m, where there is more than one."""
     return f.Symbol("m") if view.stacked else f.ONE
 
 
 def total(op: Operation) -> Expr | None:
+    """The sum."""
     return _reduced(op, op.operands[0].expr)
 
 
 def total_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """g, everywhere."""
     return _restored(op, g)
 
 
 def mean(op: Operation) -> Expr | None:
+    """The sum, divided by how many they are."""
     summed = _reduced(op, op.operands[0].expr)
     return None if summed is None else f.multiply(f.power(_count(op), f.MINUS_ONE), summed)
 
 
 def mean_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """g, divided by how many they are."""
     g_back = _restored(op, g)
     return None if g_back is None else f.multiply(f.power(_count(op), f.MINUS_ONE), g_back)
 
@@ -341,20 +188,24 @@ def _scale(op: Operation) -> Expr:
 
 
 def scaled_sum(op: Operation) -> Expr | None:
+    """A factor times the sum."""
     summed = _reduced(op, op.operands[0].expr)
     return None if summed is None else f.multiply(_scale(op), summed)
 
 
 def scaled_sum_pull(op: Operation, which: int, g: Expr) -> Expr:
+    """The factor times g."""
     return f.multiply(_scale(op), g)
 
 
 def norm(op: Operation) -> Expr | None:
+    """The square root of the sum of squares."""
     squares = _reduced(op, f.power(op.operands[0].expr, f.Number(2.0)))
     return None if squares is None else f.power(squares, f.Number(0.5))
 
 
 def norm_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """g x / |x|."""
     if op.result.expr.shape or axes_of(op) not in (None, (0,)):
         return None
     x = op.operands[0].expr
@@ -368,7 +219,7 @@ def softmax_of(op: Operation) -> Expr:
     """The softmax of the operand, of whatever kin the operation is."""
     rule = ar.ARRAY_RULES["softmax"]
     view = op.operands[0].view
-    axis = op.argument("axis", 0, _DEFAULT_AXIS.get(op.rule))
+    axis = op.argument("axis", 0, -1 if op.rule in _LAST else None)
     return called(Operation(rule, op.operands, Operand(f.ONE, view), (axis,), {}))
 
 
@@ -379,8 +230,9 @@ def jacobian_of_softmax(a: Expr) -> Expr:
 
 
 def softmax_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """(diag(a) - a aᵀ) g for a vector; for each row of a matrix a ⊙ (g - Σ g a)."""
     a, view = op.result.expr, op.result.view
-    if _over_last(op):
+    if is_of_one_vector(op):
         J = jacobian_of_softmax(a)
         g = f.full(g, view.shape)
         return f.matmul(J, g) if op.columns else f.matmul(g, J)
@@ -391,9 +243,9 @@ def softmax_pull(op: Operation, which: int, g: Expr) -> Expr | None:
 def _along_last(op: Operation, x: Expr) -> Expr | None:
     """The sum along the last axis, as an axis of length 1; None where it is another axis."""
     view = op.operands[0].view
-    if _over_last(op):
+    if is_of_one_vector(op):
         return f.total(f.full(x, view.shape))
-    if len(view.core) >= 2 and axes_of(op) == (len(view.core) - 1,):
+    if is_of_each_vector(op):
         n = view.core[-1]
         x = f.full(x, view.shape)
         return f.matmul(f.Ones((1, n)), x) if op.columns else f.matmul(x, f.Ones((n, 1)))
@@ -401,10 +253,12 @@ def _along_last(op: Operation, x: Expr) -> Expr | None:
 
 
 def log_softmax(op: Operation) -> Expr:
+    """The logarithm of the softmax."""
     return f.Function(RULES["log"], (softmax_of(op),))
 
 
 def log_softmax_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """g - (Σ g) ŷ."""
     shares = _along_last(op, g)
     if shares is None:
         return None
@@ -417,11 +271,13 @@ def log_softmax_pull(op: Operation, which: int, g: Expr) -> Expr | None:
 
 
 def logsumexp(op: Operation) -> Expr | None:
+    """The logarithm of the sum of exponentials."""
     summed = _reduced(op, f.Function(RULES["exp"], (op.operands[0].expr,)))
     return None if summed is None else f.Function(RULES["log"], (summed,))
 
 
 def logsumexp_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """g times the softmax."""
     back = _restored(op, g)
     return None if back is None else f.multiply(back, softmax_of(op))
 
@@ -437,6 +293,7 @@ def same(op: Operation) -> Expr | None:
 
 
 def same_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """g as it is."""
     x = op.operands[0]
     unseen = x.view.shape == op.result.view.shape and x.view.stacked == op.result.view.stacked
     return g if unseen else None
@@ -453,10 +310,12 @@ def _swaps_last(op: Operation) -> bool:
 
 
 def turned(op: Operation) -> Expr | None:
+    """The transpose."""
     return f.transpose(op.operands[0].expr) if _swaps_last(op) else None
 
 
 def turned_pull(op: Operation, which: int, g: Expr) -> Expr | None:
+    """gᵀ."""
     return f.transpose(g) if _swaps_last(op) else None
 
 
@@ -503,4 +362,37 @@ PULLBACK: dict[Any, Pull] = _by_rule(
         "transpose": turned_pull,
     }
 )
-_DEFAULT_AXIS = _by_rule({"softmax": -1, "log_softmax": -1})
+_LAST = {ar.ARRAY_RULES["softmax"], ar.ARRAY_RULES["log_softmax"]}
+
+
+def forward(op: Operation) -> Expr:
+    """The formula of what an operation computes."""
+    exprs = [x.expr for x in op.operands]
+    if isinstance(op.rule, Rule):
+        return symbolic.applied(op.rule, *exprs)
+    write = FORWARD.get(op.rule)
+    written = write(op) if write else None
+    if written is None or not _fits(written, op.result.view):
+        return called(op)
+    return written
+
+
+def pullback(op: Operation, which: int, g: Expr) -> Expr:
+    """What an operation hands to operand `which`, given the gradient g of its result."""
+    operand, result = op.operands[which], op.result
+    if isinstance(op.rule, Rule):
+        exprs = tuple(x.expr for x in op.operands)
+        local = symbolic.derivative(op.rule, which, exprs, result.expr)
+        return fitted(f.multiply(g, local), result.view, operand.view)
+    write = PULLBACK.get(op.rule)
+    written = write(op, which, g) if write else None
+    if written is None or not _fits(written, operand.view):
+        return pulled(op, which, g)
+    return written
+
+
+def _fits(written: Expr, view: View) -> bool:
+    """Whether a formula has the shape of what it is for, or one that is repeated to it."""
+    have, want = written.shape, view.shape
+    pairs = zip(reversed(have), reversed(want), strict=False)
+    return len(have) <= len(want) and all(n in (1, size) for n, size in pairs)
