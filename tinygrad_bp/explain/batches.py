@@ -78,7 +78,7 @@ def with_samples(order: Iterable[Node]) -> tuple[set[Place], int]:
     same: dict[Any, Place] = {}  # constants are copied where they meet a Tensor
     for node in order:
         classes.shape[node] = shape_of(node)
-        operands = [place_of(node, k) for k in range(len(node.operands))]
+        operands = [place_in(node, k) for k in range(len(node.operands))]
         for place, operand in zip(operands, node.operands, strict=True):
             classes.shape.setdefault(place, shape_of(operand))
             if isinstance(operand, np.ndarray):
@@ -89,7 +89,7 @@ def with_samples(order: Iterable[Node]) -> tuple[set[Place], int]:
     return classes.samples()
 
 
-def place_of(node: Node, k: int) -> Place:
+def place_in(node: Node, k: int) -> Place:
     """The node that is an operand, or where the constant is that is one."""
     operand = node.operands[k]
     return operand if isinstance(operand, Node) else (node, k)

@@ -15,11 +15,12 @@ import numpy as np
 
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.explain import formulas as f
-from tinygrad_bp.explain.batches import arguments_of, shape_of, with_samples
+from tinygrad_bp.explain.batches import arguments_of, place_in, shape_of, with_samples
 from tinygrad_bp.explain.evaluating import Numbers, View
 from tinygrad_bp.explain.formulas import Atom, Expr, Partial, Symbol
 from tinygrad_bp.explain.naming import place_of
 from tinygrad_bp.explain.operations import Operand, Operation
+from tinygrad_bp.explain.pieces import added
 from tinygrad_bp.explain.recursion import summed_over_time
 from tinygrad_bp.explain.structural import forward, pullback, softmax_of
 from tinygrad_bp.explain.symbols import Symbols, parsed
@@ -142,7 +143,7 @@ class Reading:
 
     def _operation_of(self, node: Node, view: View) -> Operation:
         operands = tuple(
-            Operand(self._operand(node, k, x), self.view(x if _is_tracked(x) else (node, k)))
+            Operand(self._operand(node, k, x), self.view(place_in(node, k)))
             for k, x in enumerate(node.operands)
         )
         if _holds_a_logarithm(node):
@@ -213,13 +214,13 @@ class Reading:
         label = clean(x.label) if isinstance(x, Node) else ""
         if not array.ndim and not label:
             return f.Number(float(array))
-        view, step = self.view((node, k)), self._owner_step.get(node)
+        view, step = self.view(place_in(node, k)), self._owner_step.get(node)
         symbol = self.names.before.get((node, k))
         if label and symbol is None:
             assert isinstance(x, Node)
             place = place_of(x)
             symbol = self.names.wanted(place.symbol) or parsed(place.symbol, not self.scalar)
-            symbol = replace(symbol, step=place.step)
+            symbol = replace(symbol, step=step if place.step is None else place.step)
         if symbol is not None:
             known = self.of.get((symbol.key, symbol.step))
             matrix = view.matrix(array)
@@ -228,7 +229,7 @@ class Reading:
         return self._by_role(self._role(node, k), step, view, array)
 
     def _role(self, node: Node, k: int) -> str:
-        matrix = self.columns and len(self.view((node, k)).core) > 1
+        matrix = self.columns and len(self.view(place_in(node, k)).core) > 1
         if node in self._in_loss:
             return self.names.free(*("YD" if matrix else "yd"))
         left = k == 0 and getattr(node.rule, "name", "") in ("matmul", "linear")
@@ -257,7 +258,11 @@ class Reading:
         gradient = {step.node: step.gradient for step in sweep(self.loss)}
         shares: dict[Node, list[Expr]] = defaultdict(list)
         for node in reversed(self.order):
-            g = f.ONE if node is self.loss else f.add(*self._sorted(node, shares.pop(node)))
+            g = (
+                f.ONE
+                if node is self.loss
+                else added(self._sorted(node, shares.pop(node)), self.view(node))
+            )
             if node in self.symbol:
                 view = self.view(node)
                 delta = self.delta[node] = self._delta(node)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp import array_rules as ar
-from tinygrad_bp.explain import formulas as f, symbolic
+from tinygrad_bp.explain import formulas as f, pieces, symbolic
 from tinygrad_bp.explain.evaluating import View
 from tinygrad_bp.explain.formulas import Expr
 from tinygrad_bp.explain.operations import (
@@ -342,6 +342,8 @@ FORWARD: dict[Any, Write] = _by_rule(
         "squeeze": same,
         "astype": same,
         "transpose": turned,
+        "getitem": pieces.part,
+        "concatenate": pieces.joined,
     }
 )
 PULLBACK: dict[Any, Pull] = _by_rule(
@@ -360,6 +362,8 @@ PULLBACK: dict[Any, Pull] = _by_rule(
         "squeeze": same_pull,
         "astype": same_pull,
         "transpose": turned_pull,
+        "getitem": pieces.part_pull,
+        "concatenate": pieces.joined_pull,
     }
 )
 _LAST = {ar.ARRAY_RULES["softmax"], ar.ARRAY_RULES["log_softmax"]}

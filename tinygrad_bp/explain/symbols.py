@@ -59,10 +59,10 @@ class Symbols:
         self.of: dict[Node, Symbol] = {}
         self._own_names()
         self._of_unnamed()
-        self.taken = {symbol.name for symbol in self.of.values()}
+        self.taken = set(self._labels_of_constants()) | {s.name for s in self.of.values()}
         self._of_losses()
         self._tell_twins_apart()
-        self.taken = {symbol.name for symbol in self.of.values()}
+        self.taken |= {symbol.name for symbol in self.of.values()}
         self.before = dict(self._initial_states())
 
     def check_asked(self) -> None:
@@ -104,6 +104,12 @@ class Symbols:
                 self.of[node] = self._named(node, place)
             elif node.is_leaf:
                 self.of[node] = Symbol("x" if self.scalar else "θ")
+
+    def _labels_of_constants(self) -> Iterator[str]:
+        for node in self.order:
+            for x in node.operands:
+                if isinstance(x, Node) and not x.requires_grad and x.label:
+                    yield parsed(place_of(x).symbol, not self.scalar).name
 
     def _named(self, node: Node, place: Place) -> Symbol:
         layered = not self.scalar or place.element is not None

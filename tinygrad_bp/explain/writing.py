@@ -398,10 +398,17 @@ class Writer:
         return self._called(self.word(name), written), ATOM
 
     def _applied(self, x: f.Apply) -> tuple[str, int]:
-        if x.name == "getitem":
+        if x.name in ("getitem", "part"):
             index = self.brackets(self.signs(x.detail), "[]")
             return self.write(x.arguments[0], ATOM) + index, ATOM
         written = [self.write(y) for y in x.arguments]
+        if x.name == "joined":
+            return self.brackets(self.joined(written, self.signs(f"{x.detail} ")), "[]"), ATOM
+        if x.name == "placed":
+            index = self.brackets(self.signs(x.detail), "[]")
+            return self._called(self.word("place") + index, written), ATOM
+        if x.name.endswith("]"):  # of a sequence: what flows back says enough
+            written = written[:1]
         if x.detail and x.name not in ("softmax",):
             written.append(self.signs(x.detail))
         return self._called(self.word(x.name), written), ATOM
