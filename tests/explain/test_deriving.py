@@ -294,7 +294,7 @@ def test_the_recursion_is_stated_once():
     derivation = derive(recurrent(5)[1])
     assert lines_of(derivation, "boundary") == ["δ_h(τ) = Vᵀ δ_o(τ) = Vᵀ (ŷ(τ) − y(τ))"]
     assert lines_of(derivation, "backward") == [
-        "δ_o(t) = Σ_k y_k(t) ŷ(t) − y(t) = ŷ(t) − y(t)",
+        "δ_o(t) = (Σ_k y_k(t)) ŷ(t) − y(t) = ŷ(t) − y(t)",
         "δ_h(t) = Vᵀ δ_o(t) + Wᵀ δ_z(t + 1)"
         " = Vᵀ (ŷ(t) − y(t)) + Wᵀ (δ_h(t + 1) ⊙ tanh′(z(t + 1)))"
         " = Vᵀ (ŷ(t) − y(t)) + Wᵀ (δ_h(t + 1) ⊙ (1 − h(t + 1)²))",

@@ -22,6 +22,7 @@ from tinygrad_bp.explain.equations import Equation, error_in, is_finite, numbers
 from tinygrad_bp.explain.evaluating import Numbers, evaluate
 from tinygrad_bp.explain.formulas import Atom, Expr, Partial, Symbol
 from tinygrad_bp.explain.operations import is_of_each_vector
+from tinygrad_bp.explain.pieces import PART, PLACED
 from tinygrad_bp.explain.reading import Reading, is_trivial
 from tinygrad_bp.explain.recursion import absolute, grouped, relative, summed_over_time
 from tinygrad_bp.explain.structural import jacobian_of_softmax
@@ -363,8 +364,14 @@ class _Derivation:
         if not reading.scalar:
             notes.append("⊙, quotients, powers and functions are taken element by element.")
         notes += self._softmax_in_words()
-        if any(isinstance(x, f.Ones) for form in self.shown for x in f.parts(form)):
+        written = [x for form in self.shown for x in f.parts(form)]
+        if any(isinstance(x, f.Ones) for x in written):
             notes.append("𝟏 is a vector, or a matrix, of ones: a product with it is a sum.")
+        names = {x.name for x in written if isinstance(x, f.Apply)}
+        if names & {PART, PLACED}:
+            notes.append("v[a:b] are the elements a to b − 1 of v, counted from 0, as in the code.")
+        if PLACED in names:
+            notes.append("place[a:b](v) has v there, and zeros elsewhere.")
         notes += reading.notes
         for total in self.totals:
             notes.append(

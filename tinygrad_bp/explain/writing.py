@@ -214,7 +214,8 @@ class Writer:
                 below[bool(part.shape)].append(f.power(part, f.MINUS_ONE))
             else:
                 above[bool(part.shape)].append(part)
-        front = self._front(value, above[0], below[0])
+        ends = not above[1] and not below[1]  # a sum sign reaches to the end
+        front = self._front(value, above[0], below[0], ends)
         matrices = self._matrices(above[1], below[1])
         pieces = [piece for piece in (front, matrices) if piece]
         text = self.joined(pieces, self.space)
@@ -228,7 +229,7 @@ class Writer:
             level = LARGE
         return (self.signs(self.minus) + text, SUM) if value < 0 else (text, level)
 
-    def _front(self, value: float, above: list[Expr], below: list[Expr]) -> str:
+    def _front(self, value: float, above: list[Expr], below: list[Expr], ends: bool) -> str:
         exact = fraction(value)
         top, bottom = (abs(exact.numerator), exact.denominator) if exact else (None, 1)
         digits = self.decimal(abs(value)) if top is None else self.signs(str(top))
@@ -236,14 +237,14 @@ class Writer:
             if bottom != 1:
                 digits = self.over(digits, self.signs(str(bottom)))[0]
             shown = [digits] if top != 1 or bottom != 1 else []
-            return self.joined(shown + self._scalars(above), self.space)
-        divisors = ([self.signs(str(bottom))] if bottom != 1 else []) + self._scalars(below)
+            return self.joined(shown + self._scalars(above, ends), self.space)
+        divisors = ([self.signs(str(bottom))] if bottom != 1 else []) + self._scalars(below, False)
         factors = [digits] if top != 1 else []
         samples = below == [Symbol("m")]
         large = [x for x in above if _is_large(x) or samples]
         inside = [x for x in above if x not in large]
         alone = len(inside) == 1 and not factors and not isinstance(self, TextWriter)
-        factors += [self.write(inside[0])] if alone else self._scalars(inside)
+        factors += [self.write(inside[0])] if alone else self._scalars(inside, False)
         numerator = self.joined(factors, self.space) if factors else self.signs("1")
         denominator = self.joined(divisors, self.space)
         if isinstance(self, TextWriter):
@@ -254,10 +255,10 @@ class Writer:
         elif len(divisors) == 1 and bottom == 1:
             denominator = self.write(below[0])
         quotient = self.over(numerator, denominator)[0]
-        return self.joined([quotient, *self._scalars(large)], self.space)
+        return self.joined([quotient, *self._scalars(large, ends)], self.space)
 
-    def _scalars(self, parts: list[Expr]) -> list[str]:
-        last = len(parts) - 1
+    def _scalars(self, parts: list[Expr], ends: bool) -> list[str]:
+        last = len(parts) - 1 if ends else -1
         return [
             self.write(part, LARGE if i == last and _is_large(part) else FACTOR)
             for i, part in enumerate(parts)
