@@ -694,3 +694,81 @@ def test_equations_can_be_read_by_a_program():
     assert (last.kind, last.step) == ("boundary", 4)
     assert isinstance(last.lhs, Symbol)
     assert not any(isinstance(e.lhs, Indexed) for e in derivation)
+
+
+# --- numbers that are hard to compare -------------------------------------------------------------
+
+
+def test_single_precision():
+    rng = np.random.default_rng(0)
+    net = nn.MLP([3, 4, 2], ["tanh", "sigmoid"], rng=rng, dtype=np.float32)
+    x = tb.Tensor(rng.normal(size=(5, 3)), "x", requires_grad=False, dtype=np.float32)
+    loss = nn.binary_cross_entropy(net(x), probabilities(rng, (5, 2)).astype(np.float32))
+    derivation = derive(loss)
+    loss.backward()
+    for equation in derivation:
+        if equation.kind == "parameter":
+            for form in equation.forms:
+                got = derivation.evaluate(form)
+                np.testing.assert_allclose(got, equation.numbers, rtol=1e-3, atol=1e-6)
+    assert derivation.write(equation_of(derivation, "δ²").forms[-1]) == "1/m (a² − y)"
+
+
+def test_a_saturated_unit_keeps_the_formulas_that_hold():
+    w = tb.Value(30.0, "w")
+    derivation = check(derive(tb.tanh(w) * 1e20))
+    assert any("left out" in note for note in derivation.notes)
+    assert lines_of(derivation, "parameter") == ["∂L/∂w = 1·10²⁰ tanh′(w)"]
+
+
+def test_what_is_masked_stays_masked():
+    x = tb.Value(0.0, "x")
+    derivation = check(derive(tb.where(x > 0.0, tb.log(x), 0.0) + x * 2.0))
+    assert lines_of(derivation, "parameter")[0].startswith("∂L/∂x = ")
+
+
+def test_undefined_numbers_are_shown_and_not_vouched_for():
+    x = tb.Value(-1.0, "x")
+    derivation = derive(tb.log(x) * x)
+    assert any("infinite or undefined" in note for note in derivation.notes) or math.isnan(
+        derivation.evaluate(equation_of(derivation, "∂L/∂x").rhs).item()
+    )
+
+
+def test_a_hook_that_changes_gradients_is_found_out():
+    w = tb.Value(2.0, "w")
+    h = named(w * 3.0, "h")
+    loss = h * h
+    handle = h.register_hook(lambda g: 2.0 * g)
+    with pytest.raises(ArithmeticError, match=r"∂L/∂h does not give the recorded number.*hook"):
+        derive(loss)
+    handle.remove()
+    check(derive(loss))
+
+
+def test_a_graph_too_large_to_be_read():
+    x = tb.Value(1.0, "x")
+    y = x
+    for _ in range(20_001):
+        y = y * 1.0
+    with pytest.raises(ValueError, match=r"loss: its graph has 20,002 nodes, .* at most 20,000"):
+        derive(y)
+
+
+def test_nothing_is_written_to_the_graph():
+    net, loss, *_ = network([3, 4, 2], ["sigmoid", "tanh"])
+    derive(loss, indices="ng", numbers=True)
+    assert all(p.grad is None for p in net.parameters())
+    assert all(step.node.grad is None for step in tb.sweep(loss))
+
+
+@pytest.mark.parametrize("label", ["δ1", "m", "ŷ", "C", "x", "y", "v1", "∂", "t", "τ", "1"])
+def test_names_that_a_derivation_uses_itself(label):
+    rng = np.random.default_rng(0)
+    net = nn.MLP([3, 4, 2], ["sigmoid", "identity"], rng=rng)
+    net.layers[0].W.label = label
+    constant = tb.Tensor(rng.normal(size=(4, 2)), label, requires_grad=False)
+    logits = net(rng.normal(size=(4, 3))) + constant
+    derivation = check(derive(nn.cross_entropy(logits, probabilities(rng, (4, 2)))))
+    left = [derivation.write(e.lhs) for e in derivation if e.kind not in ("rule", "notation")]
+    assert len(set(left)) == len(left)

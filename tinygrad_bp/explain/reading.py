@@ -76,6 +76,7 @@ class Reading:
         whole = self.scalar or not columns
         self.stacked, self.samples = (set(), 1) if whole else with_samples(self.order)
         self.names = Symbols(loss, self.order, asked, self.scalar)
+        self._taken = {(s.key, s.step) for s in self.names.of.values()}
         self.symbol: dict[Node, Symbol] = {}
         self.of: dict[tuple[Any, f.Step], Any] = {}
         single = any(getattr(node, "dtype", None) == np.float32 for node in self.order)
@@ -223,8 +224,9 @@ class Reading:
             symbol = replace(symbol, step=step if place.step is None else place.step)
         if symbol is not None:
             known = self.of.get((symbol.key, symbol.step))
-            matrix = view.matrix(array)
-            if known is None or np.array_equal(known, matrix, equal_nan=True):
+            if known is None and (symbol.key, symbol.step) not in self._taken:
+                return self._symbol(symbol, view, array)
+            if known is not None and np.array_equal(known, view.matrix(array), equal_nan=True):
                 return self._symbol(symbol, view, array)
         return self._by_role(self._role(node, k), step, view, array)
 
@@ -243,7 +245,8 @@ class Reading:
         for expr, other in known:
             if other.shape == array.shape and np.array_equal(other, array):
                 return expr
-            if other.shape == array.shape and np.array_equal(1.0 - other, array):
+            rounding = 1e-4 * self.numbers.tolerance
+            if other.shape == array.shape and np.allclose(1.0 - other, array, 0.0, rounding):
                 return f.add(f.ONE, f.negative(expr))
         symbol = self.names.wanted(role) or Symbol(role)
         if known:

@@ -29,6 +29,7 @@ _OF_LOSSES = {RULES["softplus"], RULES["log_sigmoid"]}
 
 def parsed(text: str, layered: bool) -> Symbol:
     """A name as it is written: `W_hh` is W with an index; `W1` is W¹ of layer 1, or else W₁."""
+    text = "δ′" + text[1:] if text.startswith("δ") else text  # δ is what flows back
     name, _, below = text.partition("_")
     if name and below:
         return Symbol(name, sub=below)
