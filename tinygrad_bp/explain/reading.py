@@ -148,9 +148,8 @@ class Reading:
             for k, x in enumerate(node.operands)
         )
         if _holds_a_logarithm(node):
-            self.note(
-                f"The hold of a logarithm at {node.operands[1]:g} is left out: it is not reached."
-            )
+            least = float(node.operands[1])
+            self.note(f"The hold of a logarithm at {least:g} is left out: it is not reached.")
             return Operation(RULES["positive"], operands[:1], Operand(f.ONE, view), (), {})
         return Operation(node.rule, operands, Operand(f.ONE, view), *arguments_of(node))
 
@@ -323,11 +322,9 @@ def _latest(x: Expr) -> int:
 
 def _holds_a_logarithm(node: Node) -> bool:
     """Whether it is max(log(x), a small number), and the logarithm is the larger throughout."""
-    if node.rule is not RULES["maximum"] or not isinstance(node.operands[1], float):
+    if node.rule is not RULES["maximum"]:
         return False
-    x = node.operands[0]
-    return (
-        isinstance(x, Node)
-        and x.rule is RULES["log"]
-        and bool(np.all(data_of(x) > node.operands[1]))
-    )
+    x, least = node.operands
+    if not isinstance(x, Node) or x.rule is not RULES["log"] or isinstance(least, Node):
+        return False
+    return np.ndim(least) == 0 and bool(np.all(data_of(x) > least))
