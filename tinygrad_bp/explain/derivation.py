@@ -170,12 +170,15 @@ class Derivation(Shown):
         return lines + [f"      {line}" for line in self._comes_to(equation)]
 
     def latex(self) -> str:
-        """The equations in LaTeX: a block for each section (amsmath)."""
+        """The equations in LaTeX (amsmath), a block for each section; without numbers."""
         blocks = [
             f"\\paragraph{{{heading}}}\n\\[\n{self._aligned(equations)}\n\\]"
             for heading, equations in self._sections()
         ]
-        return "\n\n".join(blocks) + "\n"
+        text = "\n\n".join(blocks) + "\n"
+        # What MathJax and KaTeX know; the signs themselves would open tags in a page.
+        missing = [f"\\providecommand{{\\{n}}}{{{c}}}" for n, c in (("lt", "<"), ("gt", ">"))]
+        return "\n".join([*missing, text]) if "\\gt" in text or "\\lt" in text else text
 
     def markdown(self) -> str:
         """Markdown with the equations in LaTeX, as Jupyter and GitHub show it."""

@@ -298,9 +298,18 @@ class _Derivation:
         return replace(equation, forms=tuple(good))
 
     def _counted(self, equation: Equation) -> Equation:
-        if equation.numbers is not None or equation.kind == "rule":
+        """The equation with its numbers, checked once more if it is stated for all time steps."""
+        if equation.kind == "rule":
             return equation
-        return replace(equation, numbers=numbers_of(equation, self.reading.numbers))
+        numbers = self.reading.numbers
+        for t in equation.times if equation.steps else ():
+            for form in equation.forms:
+                if error_in(form, equation.lhs, numbers, t) and is_finite(form, numbers, t):
+                    raise ArithmeticError(
+                        f"the formula of {plain(equation.lhs)} does not hold at t = {t}, although "
+                        "it holds as derived: a defect of the recognition of time steps"
+                    )
+        return replace(equation, numbers=numbers_of(equation, numbers))
 
     # --- what is said once ----------------------------------------------------------------------
 
