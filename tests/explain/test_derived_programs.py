@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_deriving import check
+from derivations import check
 
 import tinygrad_bp as tb
 from tinygrad_bp import nn
