@@ -135,6 +135,9 @@ class Symbols:
     def _of_unnamed(self) -> None:
         """Activations and what they are applied to, a and z; z_i, if the activation is called i."""
         count: Counter[int | None] = Counter()
+        own = {symbol.name for symbol in self.of.values()}
+        above = next(name for name in ("a", "u", "g", "aa") if name not in own)
+        below_it = next(name for name in ("z", "s", "q", "zz") if name not in own)
         for node in [] if self.scalar else self.order:
             z = node.x
             if node.is_leaf or not _is_activation(node) or not isinstance(z, Node):
@@ -146,8 +149,8 @@ class Symbols:
                 step = self.step[node]
                 count[step] += 1
                 layer = str(count[step]) if step is None else ""
-                a = self.of[node] = Symbol("a", sup=layer, step=step)
-                self.of[z] = replace(a, name="z")
+                a = self.of[node] = Symbol(above, sup=layer, step=step)
+                self.of[z] = replace(a, name=below_it)
             else:
                 below = "" if a.sup else f"{a.name},{a.sub}" if a.sub else a.name
                 self.of[z] = Symbol("z", sup=a.sup, sub=below, step=a.step)
