@@ -94,14 +94,11 @@ def derive(
             raise TypeError(f"symbols: expected a name, got {text!r}")
     reading = Reading(loss, convention == "columns", asked)
     work = _Derivation(reading, _targets(reading, with_respect_to))
+    _check_length(work.fewest())
     equations = work.equations()
     if indices is not None:
         equations += element_equations(equations, reading.numbers, indices)
-    if len(equations) > MOST_EQUATIONS:
-        raise ValueError(
-            f"loss: its derivation has {len(equations)} equations, and at most {MOST_EQUATIONS} "
-            "can be read: choose with_respect_to, or use Tensors in the place of Values"
-        )
+    _check_length(len(equations))
     return Derivation(
         equations,
         notes=work.notes(indices == "ng"),
@@ -110,6 +107,14 @@ def derive(
         ng=indices == "ng",
         show_numbers=numbers,
     )
+
+
+def _check_length(count: int) -> None:
+    if count > MOST_EQUATIONS:
+        raise ValueError(
+            f"loss: its derivation takes at least {count} equations, and {MOST_EQUATIONS} can be "
+            "read at most: choose with_respect_to, or use Tensors in the place of Values"
+        )
 
 
 def _check_options(loss: Any, convention: Any, indices: Any) -> None:
@@ -190,6 +195,12 @@ class _Derivation:
                 if all(isinstance(step, int) for step in steps) and steps[0] < steps[1]:  # type: ignore[operator]
                     states.add(atom.key)
         return states
+
+    def fewest(self) -> int:
+        """How many equations there will be at least, those of all time steps being one."""
+        forward = {symbol.key for symbol, _, _ in self.reading.told}
+        symbols = self.reading.symbol
+        return len(forward) + len({symbols[n].key for n in self.on_the_way if n in symbols}) - 1
 
     def equations(self) -> list[Equation]:
         """All of them, in the order of a textbook."""
@@ -278,8 +289,7 @@ class _Derivation:
 
     def _checked(self, equation: Equation) -> Equation:
         """The equation with the forms that reproduce the recorded number; the first one has to."""
-        good = []
-        numbers = self.reading.numbers
+        good, numbers = [], self.reading.numbers
         for form in equation.forms:
             if not error_in(form, equation.lhs, numbers):
                 good.append(form)
