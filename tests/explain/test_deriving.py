@@ -219,7 +219,7 @@ def test_the_length_of_a_derivation_does_not_grow_with_time():
 
 def test_a_cut_is_a_boundary_of_its_own():
     rng = np.random.default_rng(0)
-    cell = nn.RNN(2, 3, rng=rng)
+    cell = nn.RNNCell(2, 3, rng=rng)
     h, total = cell.initial_state(1), None
     for t in range(1, 7):
         with tb.scope("step", t):
@@ -236,7 +236,7 @@ def test_a_cut_is_a_boundary_of_its_own():
 
 def test_an_initial_state_to_be_learned():
     rng = np.random.default_rng(0)
-    cell, h0 = nn.RNN(2, 3, rng=rng), tb.Tensor(rng.normal(size=(1, 3)), "h0")
+    cell, h0 = nn.RNNCell(2, 3, rng=rng), tb.Tensor(rng.normal(size=(1, 3)), "h0")
     states = nn.unroll(cell, rng.normal(size=(4, 1, 2)), h0)
     derivation = check(derive(nn.squared_error(states[-1], np.ones((1, 3)))))
     assert equation_of(derivation, "z(t)").steps == (1, 4)
@@ -342,5 +342,5 @@ def test_attention(shape, causal, convention):
 def test_attention_reads_as_in_the_paper():
     loss, _ = attention(np.random.default_rng(0), (4, 3))
     forward = lines_of(derive(loss, convention="rows"), "forward")
-    assert forward[2:4] == ["S = 1/√2 Q Kᵀ", "A = softmax(S)"]
+    assert forward[3:5] == ["S = 1/√2 Q Kᵀ", "A = softmax(S)"]
     assert "∂C/∂S = A ⊙ (∂C/∂A − (∂C/∂A ⊙ A) 𝟏)" in derive(loss, convention="rows").text()
