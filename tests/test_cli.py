@@ -105,3 +105,52 @@ def test_help_and_version(capsys):
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code == 2
+
+
+OWN = """
+import tinygrad_bp as tb
+def loss():
+    x = tb.Value(0.5, "x")
+    return tb.sin(x) * x
+def losses():
+    w = tb.Value(0.5, "w")
+    h, made = w, []
+    for t in (1, 2, 3):
+        with tb.scope("step", t):
+            h = tb.tanh(w * h)
+            made.append(h * h)
+    return made
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    return file
+
+
+@pytest.mark.parametrize("name", ["loss", "losses"])
+def test_explain_writes_a_page_about_a_function(own, tmp_path, name, capsys):
+    out = tmp_path / "page.html"
+    assert main(["explain", f"{own}:{name}", "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "The derivation" in page
+    assert ("Through time" in page) == (name == "losses")
+    assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("number", "there is no function 'number'"),
+        ("none", "there is no function"),
+        ("", "expected FILE.py:function"),
+    ],
+)
+def test_explain_says_what_it_expected(own, tmp_path, name, said, capsys):
+    out = tmp_path / "page.html"
+    assert main(["explain", f"{own}:{name}", "--out", str(out)]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import operator
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +17,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns 0; 1 if a target of the tour was missed; 2 on bad input."""
     options = _parser().parse_args(arguments)
     try:
-        from tinygrad_bp.tour import tour
-
-        return 0 if tour(options.out, options.data) else 1
-    except (ImportError, OSError, ValueError) as error:
+        return int(options.run(options))
+    except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"tinygrad-bp: {error}", file=sys.stderr)
         return 2
+
+
+def _tour(options: argparse.Namespace) -> int:
+    from tinygrad_bp.tour import tour
+
+    return 0 if tour(options.out, options.data) else 1
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from tinygrad_bp.visualize.report import report
+
+    file, _, name = options.function.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ValueError(f"expected FILE.py:function, got {options.function!r}")
+    function = runpy.run_path(file).get(name)
+    if not callable(function):
+        raise ValueError(f"there is no function {name!r} in {file}")
+    losses = function()
+    is_sequence = isinstance(losses, (list, tuple))
+    loss = functools.reduce(operator.add, losses) if is_sequence and losses else losses
+    written = report(loss, options.out, losses=losses if is_sequence else None, title=name)
+    print(f"written: {written}")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +74,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a UTF-8 text of your own to learn from, of 5,000 characters or more",
     )
+    command.set_defaults(run=_tour)
+    command = commands.add_parser(
+        "explain",
+        help="write a page about the gradient of a function of yours",
+        description=(
+            "Calls a function of a Python file, without arguments, and writes a page about the "
+            "gradient of the loss that it returns: the graph, the derivation, the deltas, and "
+            "every use of every parameter. If it returns a list of the losses of single time "
+            "steps, also the table over time. The file is run: explain what you trust."
+        ),
+    )
+    command.add_argument("function", metavar="FILE.py:function", help="what returns the loss")
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="where to write (default: report.html)",
+    )
+    command.set_defaults(run=_explain)
     return parser
 
 

@@ -223,7 +223,7 @@ class Derivation(Shown):
                     parts.append(f"<div>{maths}</div>\n")
                 continue
             rows = "".join(self._html_of(e) for e in equations)
-            parts.append(f'<div style="overflow-x: auto"><table>\n{rows}</table></div>\n')
+            parts.append(f"<table>\n{rows}</table>\n")
         return "".join(parts)
 
     def _html_of(self, equation: Equation) -> str:
@@ -257,7 +257,7 @@ def _math(inner: str) -> str:
 
 
 def _cell(inner: str, align: str) -> str:
-    return f'<td style="text-align: {align}; padding: 0.2em 0.4em">{inner}</td>'
+    return f'<td align="{align}">{inner}</td>'
 
 
 def _inert(text: str) -> str:

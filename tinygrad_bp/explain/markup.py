@@ -169,4 +169,4 @@ class MathWriter(Writer):
 
 
 def _left(inner: str) -> str:
-    return f'<mtd style="text-align: left">{inner}</mtd>'
+    return f'<mtd columnalign="left">{inner}</mtd>'
