@@ -1,0 +1,324 @@
+"""What happens in a computation, step by step: the program forwards, then the sweep backwards.
+
+Every number comes from the engine: the data that it computed, and its own sweep, one node at a
+time. What a gradient has become so far is the sum of the contributions in the order in which the
+sweep adds them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinygrad_bp import graph
+from tinygrad_bp.differentiable import check_unwritten
+from tinygrad_bp.explain.steps import steps_of
+from tinygrad_bp.graph import Node, Segment, topological_order
+
+from .equations import (
+    WEIGHTED,
+    Line,
+    Part,
+    Term,
+    Use,
+    figure,
+    forward,
+    in_parentheses,
+    named,
+    plain,
+    product,
+)
+from .scene import Scene, _kind as kind_of, _numbers as numbers_of, _things as things_of, scene_of
+
+
+WRITTEN_OUT = 6  # consumers of a node at most, whose sum is one equation
+
+
+class Sum(NamedTuple):
+    """The gradient of a box so far: how many contributions it has, and what they add up to."""
+
+    box: int
+    count: int
+    sofar: Any
+
+
+class Moment(NamedTuple):
+    """One step of the story.
+
+    Attributes:
+        phase: `"start"`, `"forward"`, `"backward"` or `"end"`.
+        visited: the box whose turn it is; None at the start and at the end.
+        edges: those that carry a contribution in this step.
+        lines: the equations.
+        sums: the gradients that have changed.
+    """
+
+    phase: str
+    visited: int | None
+    edges: tuple[int, ...]
+    lines: tuple[Line, ...]
+    sums: tuple[Sum, ...]
+
+
+class Contribution(NamedTuple):
+    """What one use of a box hands to it: along which edge, at which time step, and how much."""
+
+    edge: int
+    step: int | None
+    use: Use
+
+
+class Story(NamedTuple):
+    """All of it: the scene, the data of its boxes, the steps, and who contributed to whom.
+
+    Attributes:
+        scene: boxes and edges.
+        terms: the name and data of each box.
+        moments: the steps.
+        contributions: of each box that the sweep visits, in the order of the sweep.
+        gradients: of each box that the sweep visits, when all of it is known.
+        root: the place of the node that was asked for.
+    """
+
+    scene: Scene
+    terms: tuple[Term, ...]
+    moments: tuple[Moment, ...]
+    contributions: dict[int, list[Contribution]]
+    gradients: dict[int, Any]
+    root: int
+
+
+def story_of(root: Node, max_nodes: int) -> Story:
+    """The story of a node: how it was computed, and the sweep from it.
+
+    Args:
+        root: a tracked Value or Tensor, a single number.
+        max_nodes: the most nodes and constants there may be.
+
+    Raises:
+        ValueError: the graph is larger, root requires no gradient or is several numbers, or a
+            part of the computation was not kept (`checkpoint`).
+        RuntimeError: a leaf was written to since.
+    """
+    graph._checked_seed(root, None)
+    order = topological_order(root)
+    if any(isinstance(node, Segment) for node in order):
+        raise ValueError(
+            "play: a part of the computation was not kept, so there is nothing to show of it; "
+            "compute it without checkpoint()"
+        )
+    things = things_of(root)
+    if len(things) > max_nodes:
+        raise ValueError(
+            f"play: the graph has {len(things)} nodes and constants, more than max_nodes="
+            f"{max_nodes}; play a smaller network or fewer time steps, or pass a larger max_nodes"
+        )
+    for node in order:
+        if node.rule is not None:
+            _check_unwritten(node)
+    return _Teller(root, order, things, scene_of(root, max_nodes)).story()
+
+
+def _check_unwritten(node: Node) -> None:
+    try:
+        check_unwritten(node)
+    except RuntimeError as error:
+        what = str(error).partition(";")[0]
+        raise RuntimeError(f"play: {what}; play before writing to it, or compute it anew") from None
+
+
+class _Teller:
+    """Tells one story; its attributes are what all parts of it need."""
+
+    def __init__(self, root: Node, order: list[Node], things: list[Any], scene: Scene) -> None:
+        self.root, self.order, self.scene = root, order, scene
+        self.things = things
+        self.place = {thing.content: i for i, thing in enumerate(things) if _is_node(thing)}
+        names = _names(scene, self.place[root])
+        contents = [numbers_of(thing.content) for thing in things]
+        self.terms = tuple(Term(*pair) for pair in zip(names, contents, strict=True))
+        self.uses = Counter(i for thing in things for i in thing.operands)
+        self.first_edge = np.cumsum([0, *(len(thing.operands) for thing in things)]).tolist()
+        self.sums: dict[int, Sum] = {}
+        self.contributions: dict[int, list[Contribution]] = defaultdict(list)
+        self.gradients: dict[int, Any] = {}
+
+    def story(self) -> Story:
+        moments = (self.start(), *self.forward(), *self.backward(), self.end())
+        root = self.place[self.root]
+        return Story(
+            self.scene, self.terms, moments, dict(self.contributions), self.gradients, root
+        )
+
+    def operands_of(self, i: int) -> tuple[Term, ...]:
+        return tuple(self.terms[k] for k in self.things[i].operands)
+
+    def start(self) -> Moment:
+        given = [i for i, thing in enumerate(self.things) if not thing.operands and i in self.named]
+        lines = [[Part("Given: ")]]
+        for i in given[:12]:
+            lines[0] += [*named(self.terms[i].name), Part(" = "), figure(self.terms[i].data)]
+            lines[0].append(Part(", "))
+        lines[0][-1:] = plain(", …") if len(given) > 12 else []
+        lines.append(plain("Forwards, each operation computes its value; then, backwards, each"))
+        name = self.terms[self.place[self.root]].name
+        lines[-1] += [Part(" hands the derivative of "), *named(name), Part(" to its operands.")]
+        return Moment("start", None, (), tuple(lines), ())
+
+    @property
+    def named(self) -> set[int]:
+        """The places of nodes, and of arrays: what has a name that is not its number."""
+        return {i for i, box in enumerate(self.scene.boxes) if not box.is_compact or box.label}
+
+    def forward(self) -> Iterator[Moment]:
+        for node in self.order:
+            if node.rule is not None:
+                i = self.place[node]
+                within = {
+                    k: (self.things[x].content.rule.name, self.operands_of(x))
+                    for k, x in enumerate(self.things[i].operands)
+                    if node.rule.name in ("add", "subtract") and self.can_be_written_out(x)
+                }
+                operands = self.operands_of(i)
+                line = forward(node.rule.name, self.terms[i], operands, within)
+                edges = range(self.first_edge[i], self.first_edge[i + 1])
+                yield Moment("forward", i, tuple(edges), (line,), ())
+
+    def can_be_written_out(self, i: int) -> bool:
+        """Whether it is an unnamed product that is used but once."""
+        content = self.things[i].content
+        return (
+            kind_of(content) == "inner"
+            and not content.label
+            and content.rule.name in WEIGHTED
+            and self.uses[i] == 1
+        )
+
+    def backward(self) -> Iterator[Moment]:
+        steps = steps_of(self.order)
+        for step in graph.sweep(self.root):
+            i = self.place[step.node]
+            lines = [self.delta(i, step.gradient)]
+            before = self.sums.get(i)
+            changed = [Sum(i, before.count if before else 0, step.gradient)]
+            self.gradients[i] = step.gradient
+            edges, shares = [], iter(step.edges)
+            for k, local in enumerate(step.node.locals):
+                if local is None:
+                    continue
+                share = next(shares)
+                use = Use(
+                    step.node.rule.name,
+                    self.terms[i],
+                    self.operands_of(i),
+                    k,
+                    share.local,
+                    step.gradient,
+                    share.contribution,
+                )
+                edge = self.first_edge[i] + k
+                edges.append(edge)
+                source = self.things[i].operands[k]
+                self.contributions[source].append(Contribution(edge, steps.get(step.node), use))
+                line, total = self.added(source, use)
+                lines.append(line)
+                changed = [x for x in changed if x.box != source] + [total]
+            yield Moment("backward", i, tuple(edges), tuple(lines), tuple(changed))
+
+    def delta(self, i: int, gradient: Any) -> Line:
+        """The line of the node itself: its gradient is complete."""
+        root = self.terms[self.place[self.root]].name
+        line = [*derivative(root, self.terms[i].name), Part(" = "), figure(gradient)]
+        if self.terms[i].name == root and i == self.place[self.root]:
+            return [Part("δ = "), *line, Part(": the sweep begins here")]
+        total = self.sums[i]
+        count = "one contribution" if total.count == 1 else f"{total.count} contributions"
+        if not np.array_equal(np.asarray(total.sofar), np.asarray(gradient), equal_nan=True):
+            return [*line, Part(": a hook has replaced "), figure(total.sofar)]
+        if self.things[i].operands:
+            return [Part("δ = "), *line, Part(f": complete, {count}")]
+        return [*line, Part(f": complete, {count}; a leaf, nothing to hand on")]
+
+    def added(self, source: int, use: Use) -> tuple[Line, Sum]:
+        """`w.grad += x · δ = 2 · 0.6347 = 1.269`, and what the sum is now."""
+        symbols, numbers = product(use, plain("δ"))
+        line = [*named(self.terms[source].name), Part(".grad += "), *symbols, Part(" = ")]
+        line += [*numbers, Part(" = ")] if numbers else []
+        line.append(figure(use.contribution))
+        before = self.sums.get(source)
+        if before is None:
+            total = Sum(source, 1, use.contribution)
+        else:
+            with np.errstate(all="ignore"):
+                total = Sum(source, before.count + 1, before.sofar + use.contribution)
+            line += [Part(", together "), figure(total.sofar)]
+        self.sums[source] = total
+        return line, total
+
+    def end(self) -> Moment:
+        root = self.terms[self.place[self.root]].name
+        lines = [plain("The sweep has ended; every gradient is complete:")]
+        leaves = [i for i in self.gradients if kind_of(self.things[i].content) == "leaf"]
+        for i in sorted(leaves)[:12]:
+            line = [*derivative(root, self.terms[i].name), Part(" = "), figure(self.gradients[i])]
+            lines.append(line)
+        return Moment("end", None, (), tuple(lines), ())
+
+
+def sum_over_consumers(story: Story, i: int) -> list[Line]:
+    """`∂L/∂a = Σ ∂L/∂tᵢ · ∂tᵢ/∂a`: written out where there are few consumers, with its numbers.
+
+    (Rumelhart, Hinton and Williams 1986, eq. 6, for any graph.)
+    """
+    root, name = story.terms[story.root].name, story.terms[i].name
+    shares = story.contributions.get(i, [])
+    if i not in story.gradients:
+        return [[*named(name), Part(": no gradient flows here")]]
+    total, left = figure(story.gradients[i]), derivative(root, name)
+    if not shares:
+        return [[*left, Part(" = "), total, Part(": the sweep begins here")]]
+    if len(shares) > WRITTEN_OUT:
+        sum_ = f" = Σ ∂{root}/∂tᵢ · ∂tᵢ/∂{name}, over {len(shares)} uses t, = "
+        return [[*left, Part(sum_), total]]
+    is_scalar = all(isinstance(share.use.local, (int, float)) for share in shares)
+    symbols = [_symbols(share.use, root, name, is_scalar) for share in shares]
+    lines = [[*left, Part(" = "), *_joined(symbols)]]
+    if is_scalar:
+        factors = [(figure(share.use.upstream), figure(share.use.local)) for share in shares]
+        numbers = [[*in_parentheses(g), Part(" · "), *in_parentheses(x)] for g, x in factors]
+        lines.append([Part("= "), *_joined(numbers)])
+    if len(shares) > 1:
+        parts = [in_parentheses(figure(share.use.contribution)) for share in shares]
+        lines.append([Part("= "), *_joined(parts)])
+    return [*lines, [Part("= "), total]]
+
+
+def _symbols(use: Use, root: str, name: str, is_scalar: bool) -> Line:
+    upstream = derivative(root, use.result.name)
+    if is_scalar:
+        return [*upstream, Part(" · "), *derivative(use.result.name, name)]
+    return product(use, upstream)[0]
+
+
+def _joined(terms: list[Line]) -> Line:
+    return [part for term in terms for part in (Part(" + "), *term)][1:]
+
+
+def derivative(of: str, by: str) -> Line:
+    """`∂L/∂w`."""
+    return [Part("∂"), *named(of), Part("/∂"), *named(by)]
+
+
+def _is_node(thing: Any) -> bool:
+    return isinstance(thing.content, Node)
+
+
+def _names(scene: Scene, root: int) -> list[str]:
+    """What each box is called; the root is called L, if it has no name and nobody else has it."""
+    names = [box.name for box in scene.boxes]
+    if not scene.boxes[root].label and "L" not in names:
+        names[root] = "L"
+    return names
