@@ -20,10 +20,11 @@ from typing import Any
 from tinygrad_bp.graph import Node
 
 from .files import write_text
+from .player import Player as Player, play as play
 from .scene import listing, scene_of
 from .svg import THEMES, render
 
-__all__ = ["Picture", "draw"]
+__all__ = ["Picture", "Player", "draw", "play"]
 
 
 class Picture:

@@ -53,7 +53,9 @@ FORMS = {
     "absolute": "|{0}|",
     "matmul": "{0} @ {1}",
     "transpose": "{0}ᵀ",
+    "linear": "{0} @ {1} + {2}",
     "sum": "Σ {0}",
+    "scaled_sum": "{1p} · Σ {0}",
 }
 # The local derivative by each operand; `{y}` is the result. (What cannot go wrong with an operand
 # is written as a textbook does; the numbers beside it are always those of the engine.)
@@ -153,36 +155,38 @@ def forward(rule: str, result: Term, operands: Sequence[Term], within: dict[int,
         within: for operands that are to be written out, their rule and operands.
     """
 
-    def symbols(i: str, protected: bool) -> Line:
-        if int(i) in within:
-            rule, inner = within[int(i)]
-            return _filled(_form(rule, inner), lambda j, _: named(inner[int(j)].name))
-        name = operands[int(i)].name
-        minus = protected and name.startswith("-")  # a constant is called by its number
-        return plain(f"({name})".replace("-", "−")) if minus else named(name)
+    def filled(write: Callable[[Term, bool], Line]) -> Line:
+        def fill(i: str, protected: bool) -> Line:
+            if int(i) not in within:
+                return write(operands[int(i)], protected)
+            inner_rule, inner = within[int(i)]
+            return _filled(
+                _form(inner_rule, inner), lambda j, p: write(inner[int(j)], p or protected)
+            )
 
-    def numbers(i: str, protected: bool) -> Line:
-        if int(i) not in within:
-            part = figure(operands[int(i)].data, "shape")
-            return in_parentheses(part) if protected else [part]
-        rule, inner = within[int(i)]
-        return _filled(
-            _form(rule, inner),
-            lambda j, p: (
-                in_parentheses(figure(inner[int(j)].data, "shape"))
-                if p or i != "0"
-                else [figure(inner[int(j)].data, "shape")]
-            ),
-        )
+        return _filled(_form(rule, operands), fill)
 
-    form = _form(rule, operands)
-    line = [*named(result.name), Part(" = "), *_filled(form, symbols)]
-    if operands and not all(np.size(x.data) > SMALL for x in operands):
-        line += [Part(" = "), *_filled(form, numbers)]
+    line = [*named(result.name), Part(" = "), *filled(_symbol)]
+    if not all(np.size(x.data) > SMALL for x in operands):
+        line += [Part(" = "), *filled(_number)]
     return [*line, Part(" = "), figure(result.data)]
 
 
+def _symbol(term: Term, protected: bool) -> Line:
+    if not term.name.startswith("-"):
+        return named(term.name)
+    part = Part(term.name.replace("-", "−"))  # a constant is called by its number
+    return in_parentheses(part) if protected else [part]
+
+
+def _number(term: Term, protected: bool) -> Line:
+    part = figure(term.data, "shape")
+    return in_parentheses(part) if protected else [part]
+
+
 def _form(rule: str, operands: Sequence[Term]) -> str:
+    if rule == "power" and operands[1].name == "2":
+        rule, operands = "square", operands[:1]
     form = FORMS.get(rule, "")
     holes = {int(i) for i, _ in _HOLE.findall(form)}
     if holes == set(range(len(operands))):
@@ -244,15 +248,16 @@ def product(use: Use, delta: Line) -> tuple[Line, Line]:
 def _local(use: Use) -> Line:
     """The local derivative, in symbols."""
     forms = LOCALS.get(use.rule, ())
+    if use.rule == "power" and use.operands[1].name == "2":
+        forms = (*LOCALS["square"], forms[1])
     if len(forms) != len(use.operands):
         y, x = use.result.name, use.operands[use.which].name
         return [Part("∂"), *named(y), Part("/∂"), *named(x)]
 
-    def fill(i: str, _: bool) -> Line:
-        name = use.result.name if i == "y" else use.operands[int(i)].name
-        return plain(f"({name})".replace("-", "−")) if name.startswith("-") else named(name)
-
-    return _filled(forms[use.which], fill)
+    return _filled(
+        forms[use.which],
+        lambda i, _: _symbol(use.result if i == "y" else use.operands[int(i)], protected=True),
+    )
 
 
 def _elementwise(use: Use, delta: Line) -> tuple[Line, Line]:
@@ -274,15 +279,25 @@ def _elementwise(use: Use, delta: Line) -> tuple[Line, Line]:
 
 def _structural(use: Use, delta: Line) -> tuple[Line, Line]:
     """Of arrays: the pullback, as a product of matrices where it is one."""
-    if use.rule == "matmul" and all(np.ndim(x.data) == 2 for x in use.operands):
-        x = use.operands[1 - use.which]
-        other, g = figure(np.transpose(x.data), "shape"), figure(use.upstream, "shape")
-        if use.which == 0:
-            return [*delta, Part(" @ "), *named(x.name), Part("ᵀ")], [g, Part(" @ "), other]
-        return [*named(x.name), Part("ᵀ @ "), *delta], [other, Part(" @ "), g]
+    if use.rule in ("matmul", "linear") and all(np.ndim(x.data) == 2 for x in use.operands[:2]):
+        return _matrices(use, delta) if use.which < 2 else ([Part("Σ rows of "), *delta], [])
     if use.rule == "sum":
         return [*delta, Part(" to each term of the sum")], []
+    if use.rule == "scaled_sum":
+        (factor,) = use.local.parameters or use.local.options.values()
+        factors = [*in_parentheses(figure(factor)), Part(" · ")]
+        return [*factors, *delta, Part(" to each term of the sum")], []
     return [Part(f"{clean(str(use.local.name))}("), *delta, Part(")")], []
+
+
+def _matrices(use: Use, delta: Line) -> tuple[Line, Line]:
+    """Of x @ W: δ @ Wᵀ and xᵀ @ δ."""
+    other = use.operands[1 - use.which]
+    transposed = figure(np.transpose(other.data), "shape")
+    g = figure(use.upstream, "shape")
+    if use.which == 0:
+        return [*delta, Part(" @ "), *named(other.name), Part("ᵀ")], [g, Part(" @ "), transposed]
+    return [*named(other.name), Part("ᵀ @ "), *delta], [transposed, Part(" @ "), g]
 
 
 # --- to HTML ------------------------------------------------------------------------------------

@@ -156,13 +156,12 @@ def _checked_path(path: Any) -> Path:
 
 def _listing(story: Story) -> str:
     """The steps as text."""
-    lines = []
+    lines, before = [], ""
     for moment in story.moments:
         if moment.phase in ("forward", "backward"):
-            first, *more = (text(line) for line in moment.lines)
-            last = not lines or not lines[-1].startswith(moment.phase)
-            lines.append(f"{moment.phase if last else '':10}{first}")
-            lines += [f"{'':10}{line}" for line in more]
+            for line in moment.lines:
+                lines.append(f"{moment.phase if moment.phase != before else '':10}{text(line)}")
+                before = moment.phase
     return "\n".join(lines)
 
 
@@ -231,7 +230,7 @@ def _with_gradients(story: Story) -> Scene:
 
 
 def _with_gradient(story: Story, i: int, box: Box, room: dict[int, list[int]]) -> Box:
-    if not box.is_compact and (not box.label or i == story.root):
+    if box.label or not box.is_compact:
         box = box._replace(label=story.terms[i].name)
     if i not in story.gradients:
         return box
@@ -344,12 +343,10 @@ def _moment(moment: Moment) -> dict[str, Any]:
     sums = []
     for total in moment.sums:
         shown = figure(total.sofar)
-        sums.append([total.box, total.count, shown.text, shown.full, _lines(total.sofar)])
+        sums.append([total.box, total.arrived, shown.text, shown.full, _lines(total.sofar)])
     return {
         "phase": moment.phase,
         "visited": moment.visited,
         "edges": moment.edges,
         "sums": sums,
     }
-
-

@@ -7,6 +7,7 @@ sweep adds them.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 
 from tinygrad_bp import graph
 from tinygrad_bp.differentiable import check_unwritten
+from tinygrad_bp.explain.naming import names_of
 from tinygrad_bp.explain.steps import steps_of
 from tinygrad_bp.graph import Node, Segment, topological_order
 
@@ -32,7 +34,9 @@ from .equations import (
     product,
 )
 from .scene import Scene, _kind as kind_of, _numbers as numbers_of, _things as things_of, scene_of
+from .text import number, shorten
 
+LONGEST_NAME = 24.0  # ems
 
 WRITTEN_OUT = 6  # consumers of a node at most, whose sum is one equation
 
@@ -41,7 +45,7 @@ class Sum(NamedTuple):
     """The gradient of a box so far: how many contributions it has, and what they add up to."""
 
     box: int
-    count: int
+    arrived: int
     sofar: Any
 
 
@@ -137,7 +141,7 @@ class _Teller:
         self.root, self.order, self.scene = root, order, scene
         self.things = things
         self.place = {thing.content: i for i, thing in enumerate(things) if _is_node(thing)}
-        names = _names(scene, self.place[root])
+        names = _names(things, root)
         contents = [numbers_of(thing.content) for thing in things]
         self.terms = tuple(Term(*pair) for pair in zip(names, contents, strict=True))
         self.uses = Counter(i for thing in things for i in thing.operands)
@@ -182,7 +186,7 @@ class _Teller:
                     for k, x in enumerate(self.things[i].operands)
                     if node.rule.name in ("add", "subtract") and self.can_be_written_out(x)
                 }
-                operands = self.operands_of(i)
+                operands = (*self.operands_of(i), *_factor(node))
                 line = forward(node.rule.name, self.terms[i], operands, within)
                 edges = range(self.first_edge[i], self.first_edge[i + 1])
                 yield Moment("forward", i, tuple(edges), (line,), ())
@@ -203,7 +207,7 @@ class _Teller:
             i = self.place[step.node]
             lines = [self.delta(i, step.gradient)]
             before = self.sums.get(i)
-            changed = [Sum(i, before.count if before else 0, step.gradient)]
+            changed = [Sum(i, before.arrived if before else 0, step.gradient)]
             self.gradients[i] = step.gradient
             edges, shares = [], iter(step.edges)
             for k, local in enumerate(step.node.locals):
@@ -235,7 +239,7 @@ class _Teller:
         if self.terms[i].name == root and i == self.place[self.root]:
             return [Part("δ = "), *line, Part(": the sweep begins here")]
         total = self.sums[i]
-        count = "one contribution" if total.count == 1 else f"{total.count} contributions"
+        count = "one contribution" if total.arrived == 1 else f"{total.arrived} contributions"
         if not np.array_equal(np.asarray(total.sofar), np.asarray(gradient), equal_nan=True):
             return [*line, Part(": a hook has replaced "), figure(total.sofar)]
         if self.things[i].operands:
@@ -253,7 +257,7 @@ class _Teller:
             total = Sum(source, 1, use.contribution)
         else:
             with np.errstate(all="ignore"):
-                total = Sum(source, before.count + 1, before.sofar + use.contribution)
+                total = Sum(source, before.arrived + 1, before.sofar + use.contribution)
             line += [Part(", together "), figure(total.sofar)]
         self.sums[source] = total
         return line, total
@@ -312,13 +316,43 @@ def derivative(of: str, by: str) -> Line:
     return [Part("∂"), *named(of), Part("/∂"), *named(by)]
 
 
+def _factor(node: Node) -> list[Term]:
+    """The factor of a scaled sum: it is no operand, but stands in the equation."""
+    if node.rule.name != "scaled_sum":
+        return []
+    (factor,) = node.dx.parameters or node.dx.options.values()
+    return [Term(number(factor), factor)]
+
+
 def _is_node(thing: Any) -> bool:
     return isinstance(thing.content, Node)
 
 
-def _names(scene: Scene, root: int) -> list[str]:
-    """What each box is called; the root is called L, if it has no name and nobody else has it."""
-    names = [box.name for box in scene.boxes]
-    if not scene.boxes[root].label and "L" not in names:
-        names[root] = "L"
+def _names(things: list[Any], root: Node) -> list[str]:
+    """What each box is called: as `explain` calls it, `h(3)`; unnamed constants by their number.
+
+    The root is called L, if it has no name and nobody else has this one.
+    """
+    nodes = [thing.content for thing in things if _is_node(thing)]
+    own = names_of(x for x in nodes if x.label or kind_of(x) != "constant" or numbers_of(x).ndim)
+    if not root.label and "L" not in own.values():
+        own[root] = "L"
+    names: list[str] = []
+    given = set(own.values())
+    taken = set(given)
+    for thing in things:
+        name = own.get(thing.content) if _is_node(thing) else None
+        data = numbers_of(thing.content)
+        if name is None and data.ndim == 0:
+            names.append(number(data.item()))
+            continue
+        name = shorten(name or "c", LONGEST_NAME)
+        names.append(name if name in given else _unlike(name, taken))
+        taken.add(names[-1])
     return names
+
+
+def _unlike(name: str, taken: set[str]) -> str:
+    """A name that nobody has: numbered, if need be."""
+    numbered = (f"{name}#{k}" for k in itertools.count(2))
+    return name if name not in taken else next(x for x in numbered if x not in taken)
