@@ -49,8 +49,9 @@
     $("seek").value = at;
     $("seek").setAttribute("aria-valuetext", `step ${at} of ${steps.length - 1}, ${step.phase}`);
     $("count").textContent = `${at} of ${steps.length - 1}`;
-    $("first").disabled = $("back").disabled = at === 0;
-    $("last").disabled = $("next").disabled = at === steps.length - 1;
+    // Not `disabled`: that would take the focus from whoever has come here by this button.
+    for (const id of ["first", "back"]) $(id).setAttribute("aria-disabled", at === 0);
+    for (const id of ["last", "next"]) $(id).setAttribute("aria-disabled", at === steps.length - 1);
     if (step.visited !== null) reveal(box[step.visited], $("picture"));
   };
 

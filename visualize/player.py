@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -21,10 +21,11 @@ import numpy as np
 
 from tinygrad_bp.graph import Node
 
-from .equations import Line, figure, html, plain, text
+from .consumers import section
+from .equations import figure, html, text
 from .files import write_text
 from .scene import UNASKED, Box, Scene, _summary as summary
-from .story import Contribution, Moment, Story, story_of, sum_over_consumers
+from .story import Moment, Story, story_of
 from .svg import THEMES, render
 from .text import clean
 
@@ -182,7 +183,9 @@ def _page(story: Story, title: str, theme: str) -> str:
         "style": style,
         "picture": render(_with_gradients(story), "LR", theme),
         "steps": "\n".join(_step(k, moment, story) for k, moment in enumerate(story.moments)),
-        "sums": "\n".join(_asked(story, i) for i in range(len(story.terms)) if _is_named(story, i)),
+        "sums": "\n".join(
+            section(story, i) for i in range(len(story.terms)) if _is_named(story, i)
+        ),
         "data": _json(_data(story, theme)),
         "script": script,
     }
@@ -269,50 +272,6 @@ def _step(k: int, moment: Moment, story: Story) -> str:
     )
 
 
-def _asked(story: Story, i: int) -> str:
-    """The sum over the consumers of a box, and a table of its uses."""
-    name, box = story.terms[i].name, story.scene.boxes[i]
-    kind = f"{box.kind} {box.symbol}".strip()
-    lines = "".join(f"<p>{html(line)}</p>" for line in sum_over_consumers(story, i))
-    uses = story.contributions.get(i, [])
-    head = f'<section id="a{i}"><h3><bdi>{escape(name)}</bdi> <small>{escape(kind)}</small></h3>'
-    return f"{head}{lines}{_uses(uses, name, story)}</section>"
-
-
-def _uses(uses: list[Contribution], name: str, story: Story) -> str:
-    if not uses:
-        return ""
-    has_steps = any(use.step is not None for use in uses)
-    root = story.terms[story.root].name
-    headings = ["used by t", f"∂{root}/∂t", f"∂t/∂{name}", "contribution"]
-    headings = ["step", *headings] if has_steps else headings
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    rows = "".join(f"<tr>{''.join(_cells(use, has_steps))}</tr>" for use in uses)
-    count = f"{len(uses)} use{'' if len(uses) == 1 else 's'}"
-    return (
-        f"<table><caption>{count}, in the order of the sweep</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    )
-
-
-def _cells(contribution: Contribution, has_steps: bool) -> Iterator[str]:
-    use = contribution.use
-    if has_steps:
-        yield f"<td>{'' if contribution.step is None else contribution.step}</td>"
-    rule = clean(use.rule)
-    yield f"<td><bdi>{escape(use.result.name)}</bdi> <small>{escape(rule)}</small></td>"
-    yield f"<td>{html([figure(use.upstream)])}</td>"
-    yield f"<td>{html(_local(use.local))}</td>"
-    yield f"<td>{html([figure(use.contribution)])}</td>"
-
-
-def _local(local: Any) -> Line:
-    if isinstance(local, (int, float)):
-        return [figure(local)]
-    partial = getattr(local, "partial", None)
-    return [figure(partial())] if partial else plain(clean(str(local.name)))
-
-
 # --- what the script needs ----------------------------------------------------------------------
 
 
@@ -327,12 +286,12 @@ def _data(story: Story, theme: str) -> dict[str, Any]:
 
 
 def _box(story: Story, i: int) -> dict[str, Any]:
-    box, term = story.scene.boxes[i], story.terms[i]
+    term = story.terms[i]
     shown = figure(term.data)
     return {
         "name": term.name,
         "named": _is_named(story, i),
-        "what": f"{box.kind} {box.symbol}".strip(),
+        "what": story.kinds[i],
         "data": [shown.text, shown.full],
         "swept": i in story.gradients,
         "uses": len(story.contributions.get(i, [])),

@@ -18,6 +18,7 @@ from tinygrad_bp import graph
 from tinygrad_bp.differentiable import check_unwritten
 from tinygrad_bp.explain.naming import names_of
 from tinygrad_bp.explain.steps import steps_of
+from tinygrad_bp.explain.uses import uses_in
 from tinygrad_bp.graph import Node, Segment, topological_order
 
 from .equations import (
@@ -28,17 +29,15 @@ from .equations import (
     Use,
     figure,
     forward,
-    in_parentheses,
     named,
     plain,
     product,
 )
 from .scene import Scene, _kind as kind_of, _numbers as numbers_of, _things as things_of, scene_of
-from .text import number, shorten
+from .text import clean, number, shorten
 
-LONGEST_NAME = 24.0  # ems
-
-WRITTEN_OUT = 6  # consumers of a node at most, whose sum is one equation
+LONGEST_NAME = 14.0  # ems
+LISTED = 12  # quantities at the start and at the end
 
 
 class Sum(NamedTuple):
@@ -81,6 +80,7 @@ class Story(NamedTuple):
     Attributes:
         scene: boxes and edges.
         terms: the name and data of each box.
+        kinds: of each box what it is: `"leaf"`, `"constant"`, or the name of the operation.
         moments: the steps.
         contributions: of each box that the sweep visits, in the order of the sweep.
         gradients: of each box that the sweep visits, when all of it is known.
@@ -89,6 +89,7 @@ class Story(NamedTuple):
 
     scene: Scene
     terms: tuple[Term, ...]
+    kinds: tuple[str, ...]
     moments: tuple[Moment, ...]
     contributions: dict[int, list[Contribution]]
     gradients: dict[int, Any]
@@ -152,9 +153,14 @@ class _Teller:
 
     def story(self) -> Story:
         moments = (self.start(), *self.forward(), *self.backward(), self.end())
-        root = self.place[self.root]
         return Story(
-            self.scene, self.terms, moments, dict(self.contributions), self.gradients, root
+            self.scene,
+            self.terms,
+            tuple(_what(thing.content) for thing in self.things),
+            moments,
+            dict(self.contributions),
+            self.gradients,
+            self.place[self.root],
         )
 
     def operands_of(self, i: int) -> tuple[Term, ...]:
@@ -163,10 +169,10 @@ class _Teller:
     def start(self) -> Moment:
         given = [i for i, thing in enumerate(self.things) if not thing.operands and i in self.named]
         lines = [[Part("Given: ")]]
-        for i in given[:12]:
+        for i in given[:LISTED]:
             lines[0] += [*named(self.terms[i].name), Part(" = "), figure(self.terms[i].data)]
             lines[0].append(Part(", "))
-        lines[0][-1:] = plain(", …") if len(given) > 12 else []
+        lines[0][-1:] = plain(", …") if len(given) > LISTED else []
         lines.append(plain("Forwards, each operation computes its value; then, backwards, each"))
         name = self.terms[self.place[self.root]].name
         lines[-1] += [Part(" hands the derivative of "), *named(name), Part(" to its operands.")]
@@ -205,32 +211,23 @@ class _Teller:
         steps = steps_of(self.order)
         for step in graph.sweep(self.root):
             i = self.place[step.node]
-            lines = [self.delta(i, step.gradient)]
-            before = self.sums.get(i)
-            changed = [Sum(i, before.arrived if before else 0, step.gradient)]
             self.gradients[i] = step.gradient
-            edges, shares = [], iter(step.edges)
-            for k, local in enumerate(step.node.locals):
-                if local is None:
-                    continue
-                share = next(shares)
-                use = Use(
-                    step.node.rule.name,
-                    self.terms[i],
-                    self.operands_of(i),
-                    k,
-                    share.local,
-                    step.gradient,
-                    share.contribution,
-                )
-                edge = self.first_edge[i] + k
-                edges.append(edge)
-                source = self.things[i].operands[k]
-                self.contributions[source].append(Contribution(edge, steps.get(step.node), use))
-                line, total = self.added(source, use)
+            lines, edges = [self.delta(i, step.gradient)], []
+            sums = {i: Sum(i, self.sums[i].arrived if i in self.sums else 0, step.gradient)}
+            for share, parent in uses_in(step, self.place):
+                use = self.use(i, share)
+                edges.append(self.first_edge[i] + use.which)
+                source = self.place[parent]
+                at = Contribution(edges[-1], steps.get(step.node), use)
+                self.contributions[source].append(at)
+                line, sums[source] = self.added(source, use)
                 lines.append(line)
-                changed = [x for x in changed if x.box != source] + [total]
-            yield Moment("backward", i, tuple(edges), tuple(lines), tuple(changed))
+            yield Moment("backward", i, tuple(edges), tuple(lines), tuple(sums.values()))
+
+    def use(self, i: int, share: Any) -> Use:
+        rule, operands = share.node.rule.name, self.operands_of(i)
+        recorded = (share.operand, share.local, share.upstream, share.contribution)
+        return Use(rule, self.terms[i], operands, *recorded)
 
     def delta(self, i: int, gradient: Any) -> Line:
         """The line of the node itself: its gradient is complete."""
@@ -266,49 +263,11 @@ class _Teller:
         root = self.terms[self.place[self.root]].name
         lines = [plain("The sweep has ended; every gradient is complete:")]
         leaves = [i for i in self.gradients if kind_of(self.things[i].content) == "leaf"]
-        for i in sorted(leaves)[:12]:
+        for i in sorted(leaves)[:LISTED]:
             line = [*derivative(root, self.terms[i].name), Part(" = "), figure(self.gradients[i])]
             lines.append(line)
+        lines += [plain("…")] if len(leaves) > LISTED else []
         return Moment("end", None, (), tuple(lines), ())
-
-
-def sum_over_consumers(story: Story, i: int) -> list[Line]:
-    """`∂L/∂a = Σ ∂L/∂tᵢ · ∂tᵢ/∂a`: written out where there are few consumers, with its numbers.
-
-    (Rumelhart, Hinton and Williams 1986, eq. 6, for any graph.)
-    """
-    root, name = story.terms[story.root].name, story.terms[i].name
-    shares = story.contributions.get(i, [])
-    if i not in story.gradients:
-        return [[*named(name), Part(": no gradient flows here")]]
-    total, left = figure(story.gradients[i]), derivative(root, name)
-    if not shares:
-        return [[*left, Part(" = "), total, Part(": the sweep begins here")]]
-    if len(shares) > WRITTEN_OUT:
-        sum_ = f" = Σ ∂{root}/∂tᵢ · ∂tᵢ/∂{name}, over {len(shares)} uses t, = "
-        return [[*left, Part(sum_), total]]
-    is_scalar = all(isinstance(share.use.local, (int, float)) for share in shares)
-    symbols = [_symbols(share.use, root, name, is_scalar) for share in shares]
-    lines = [[*left, Part(" = "), *_joined(symbols)]]
-    if is_scalar:
-        factors = [(figure(share.use.upstream), figure(share.use.local)) for share in shares]
-        numbers = [[*in_parentheses(g), Part(" · "), *in_parentheses(x)] for g, x in factors]
-        lines.append([Part("= "), *_joined(numbers)])
-    if len(shares) > 1:
-        parts = [in_parentheses(figure(share.use.contribution)) for share in shares]
-        lines.append([Part("= "), *_joined(parts)])
-    return [*lines, [Part("= "), total]]
-
-
-def _symbols(use: Use, root: str, name: str, is_scalar: bool) -> Line:
-    upstream = derivative(root, use.result.name)
-    if is_scalar:
-        return [*upstream, Part(" · "), *derivative(use.result.name, name)]
-    return product(use, upstream)[0]
-
-
-def _joined(terms: list[Line]) -> Line:
-    return [part for term in terms for part in (Part(" + "), *term)][1:]
 
 
 def derivative(of: str, by: str) -> Line:
@@ -322,6 +281,11 @@ def _factor(node: Node) -> list[Term]:
         return []
     (factor,) = node.dx.parameters or node.dx.options.values()
     return [Term(number(factor), factor)]
+
+
+def _what(content: Any) -> str:
+    kind = kind_of(content)
+    return clean(content.rule.name) if kind == "inner" else kind
 
 
 def _is_node(thing: Any) -> bool:
