@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_bp import graph
 from tinygrad_bp.differentiable import check_unwritten
 from tinygrad_bp.explain.naming import names_of
 from tinygrad_bp.explain.steps import steps_of
 from tinygrad_bp.explain.uses import uses_in
-from tinygrad_bp.graph import Node, Segment, topological_order
+from tinygrad_bp.graph import Node, Segment, Step, sweep as sweep_from, topological_order
 
 from .equations import (
     WEIGHTED,
@@ -108,7 +107,7 @@ def story_of(root: Node, max_nodes: int) -> Story:
             part of the computation was not kept (`checkpoint`).
         RuntimeError: a leaf was written to since.
     """
-    graph._checked_seed(root, None)
+    sweep = sweep_from(root)  # which refuses what it cannot start from
     order = topological_order(root)
     if any(isinstance(node, Segment) for node in order):
         raise ValueError(
@@ -124,7 +123,7 @@ def story_of(root: Node, max_nodes: int) -> Story:
     for node in order:
         if node.rule is not None:
             _check_unwritten(node)
-    return _Teller(root, order, things, scene_of(root, max_nodes)).story()
+    return _Teller(root, order, things, scene_of(root, max_nodes)).story(sweep)
 
 
 def _check_unwritten(node: Node) -> None:
@@ -151,8 +150,8 @@ class _Teller:
         self.contributions: dict[int, list[Contribution]] = defaultdict(list)
         self.gradients: dict[int, Any] = {}
 
-    def story(self) -> Story:
-        moments = (self.start(), *self.forward(), *self.backward(), self.end())
+    def story(self, sweep: Iterator[Step]) -> Story:
+        moments = (self.start(), *self.forward(), *self.backward(sweep), self.end())
         return Story(
             self.scene,
             self.terms,
@@ -207,9 +206,9 @@ class _Teller:
             and self.uses[i] == 1
         )
 
-    def backward(self) -> Iterator[Moment]:
+    def backward(self, sweep: Iterator[Step]) -> Iterator[Moment]:
         steps = steps_of(self.order)
-        for step in graph.sweep(self.root):
+        for step in sweep:
             i = self.place[step.node]
             self.gradients[i] = step.gradient
             lines, edges = [self.delta(i, step.gradient)], []
