@@ -19,7 +19,7 @@ import numpy as np
 from .consumers import section
 from .equations import figure, html
 from .scene import UNASKED, Box, Scene, _summary as summary
-from .story import Moment, Story
+from .story import Moment, Story, has_name
 from .svg import THEMES, render
 
 # The colours of what is pointed at: at least 3 to 1 against the background (WCAG 1.4.11).
@@ -46,12 +46,11 @@ def page(story: Story, title: str, theme: str) -> str:
     parts = {
         "title": escape(title),
         "policy": policy,
-        "theme": theme,
         "style": style,
         "picture": render(_with_gradients(story), "LR", theme),
         "steps": "\n".join(_step(k, moment, story) for k, moment in enumerate(story.moments)),
         "sums": "\n".join(
-            section(story, i) for i in range(len(story.terms)) if _is_named(story, i)
+            section(story, i) for i, box in enumerate(story.scene.boxes) if has_name(box)
         ),
         "data": _json(_data(story, theme)),
         "script": script,
@@ -81,12 +80,6 @@ def _json(data: Any) -> str:
     for character in "<>&\u2028\u2029":
         encoded = encoded.replace(character, f"\\u{ord(character):04x}")
     return encoded
-
-
-def _is_named(story: Story, i: int) -> bool:
-    """Whether it is more than a number that stands in an equation."""
-    box = story.scene.boxes[i]
-    return not box.is_compact or bool(box.label)
 
 
 # --- the drawing --------------------------------------------------------------------------------
@@ -157,7 +150,7 @@ def _box(story: Story, i: int) -> dict[str, Any]:
     shown = figure(term.data)
     return {
         "name": term.name,
-        "named": _is_named(story, i),
+        "named": has_name(story.scene.boxes[i]),
         "what": story.kinds[i],
         "data": [shown.text, shown.full],
         "swept": i in story.gradients,

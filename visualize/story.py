@@ -32,7 +32,14 @@ from .equations import (
     plain,
     product,
 )
-from .scene import Scene, _kind as kind_of, _numbers as numbers_of, _things as things_of, scene_of
+from .scene import (
+    Box,
+    Scene,
+    _kind as kind_of,
+    _numbers as numbers_of,
+    _things as things_of,
+    scene_of,
+)
 from .text import clean, number, shorten
 
 LONGEST_NAME = 14.0  # ems
@@ -166,7 +173,8 @@ class _Teller:
         return tuple(self.terms[k] for k in self.things[i].operands)
 
     def start(self) -> Moment:
-        given = [i for i, thing in enumerate(self.things) if not thing.operands and i in self.named]
+        boxes = zip(self.things, self.scene.boxes, strict=True)
+        given = [i for i, (x, box) in enumerate(boxes) if not x.operands and has_name(box)]
         lines = [[Part("Given: ")]]
         for i in given[:LISTED]:
             lines[0] += [*named(self.terms[i].name), Part(" = "), figure(self.terms[i].data)]
@@ -176,11 +184,6 @@ class _Teller:
         name = self.terms[self.place[self.root]].name
         lines[-1] += [Part(" hands the derivative of "), *named(name), Part(" to its operands.")]
         return Moment("start", None, (), tuple(lines), ())
-
-    @property
-    def named(self) -> set[int]:
-        """The places of nodes, and of arrays: what has a name that is not its number."""
-        return {i for i, box in enumerate(self.scene.boxes) if not box.is_compact or box.label}
 
     def forward(self) -> Iterator[Moment]:
         for node in self.order:
@@ -272,6 +275,11 @@ class _Teller:
 def derivative(of: str, by: str) -> Line:
     """`∂L/∂w`."""
     return [Part("∂"), *named(of), Part("/∂"), *named(by)]
+
+
+def has_name(box: Box) -> bool:
+    """Whether a box is more than a number that stands in an equation."""
+    return not box.is_compact or bool(box.label)
 
 
 def _factor(node: Node) -> list[Term]:

@@ -4,11 +4,13 @@ https://chromedevtools.github.io/devtools-protocol/
 """
 
 import base64
+import contextlib
 import itertools
 import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -24,6 +26,11 @@ OPTIONS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
+# Chromium reads from file 3 and writes to file 4. (The second pipe was made later: it is not 3.)
+LAUNCH = """import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])"""
 KEYS = {" ": "Space", "Enter": "Enter", "Tab": "Tab"}
 
 
@@ -37,11 +44,10 @@ class Browser:
     def __init__(self, profile, size=(1400, 1000)):
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
-        # Chromium reads from file 3 and writes to file 4.
-        line = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         window = f"--window-size={size[0]},{size[1]}"
+        command = [CHROMIUM, *OPTIONS, window, f"--user-data-dir={profile}"]
         self._process = subprocess.Popen(
-            ["sh", "-c", line, "sh", CHROMIUM, *OPTIONS, window, f"--user-data-dir={profile}"],
+            [sys.executable, "-c", LAUNCH, str(to_browser), str(from_browser), *command],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -52,11 +58,21 @@ class Browser:
         self._rest = b""
         self._session = None
         self.events = []
+        try:
+            self._attach()
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def _attach(self):
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = session["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        options = {"autoAttach": True, "waitForDebuggerOnStart": False, "flatten": True}
+        self.call("Target.setAutoAttach", **options)
 
     def close(self):
         self._session = None
@@ -117,6 +133,18 @@ class Browser:
         )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    @contextlib.contextmanager
+    def frame(self):
+        """Within this block, `run` runs in the page's frame, which is a process of its own."""
+        self.wait_for("Target.attachedToTarget")
+        outer = self._session
+        attached = dict(self.events)["Target.attachedToTarget"]
+        self._session = attached["sessionId"]
+        try:
+            yield
+        finally:
+            self._session = outer
 
     def press(self, key):
         """Press a key and let it go, as a user does."""
