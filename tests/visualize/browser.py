@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ LAUNCH = """import os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.dup2(int(sys.argv[2]), 4)
 os.execv(sys.argv[3], sys.argv[3:])"""
+PATIENCE = 120  # seconds for an answer: a broken page shall fail its test, and not hang
 KEYS = {" ": "Space", "Enter": "Enter", "Tab": "Tab"}
 
 
@@ -100,6 +102,8 @@ class Browser:
 
     def _message(self):
         while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._read], [], [], PATIENCE)
+            assert ready, "the browser does not answer"
             more = os.read(self._read, 1 << 20)
             assert more, "the browser has ended"
             self._rest += more
@@ -137,9 +141,8 @@ class Browser:
     @contextlib.contextmanager
     def frame(self):
         """Within this block, `run` runs in the page's frame, which is a process of its own."""
-        self.wait_for("Target.attachedToTarget")
-        outer = self._session
-        attached = dict(self.events)["Target.attachedToTarget"]
+        outer, attached = self._session, dict(self.events).get("Target.attachedToTarget")
+        assert attached, "the page has no frame in a process of its own"
         self._session = attached["sessionId"]
         try:
             yield

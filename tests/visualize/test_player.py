@@ -304,6 +304,11 @@ def test_buttons(shown):
     assert step_of(page) == 0
     page.click("#back")
     assert step_of(page) == 0
+    page.run("document.querySelector('#next').focus()")
+    page.press(" ")
+    assert step_of(page) == 1
+    assert "play" in page.run("document.querySelector('#play').textContent")
+    page.press("ArrowLeft")
     page.run("document.querySelector('#seek').focus()")
     page.press("ArrowRight")
     assert step_of(page) == 1
@@ -409,20 +414,46 @@ def test_contrast(theme, shown):
     )
 
 
-@GRAPHS
+def long_on_the_way():
+    """The sum of a gradient is short, and its parts are long."""
+    a = Value(1.0, "a")
+    return a * 0.123456 + a * 0.876544
+
+
+# By how much a text leaves its box, or runs into the next one on its line.
+EXCESS = """Math.max(...[...document.querySelectorAll("#picture g[role]")].flatMap((g) => {
+  const r = g.querySelector("rect").getBBox();
+  const texts = [...g.querySelectorAll("text")].filter((t) => t.textContent);
+  const seen = texts.map((t) => t.getBBox());
+  return seen.flatMap((b, i) => [r.x - b.x, b.x + b.width - r.x - r.width,
+    ...seen.slice(i + 1).filter((c) => c.y === b.y).map((c) => b.x + b.width - c.x)]);
+}))"""
+
+
+@pytest.mark.parametrize(
+    "graph", [neuron, recurrent, layers, long_on_the_way], ids=lambda g: g.__name__
+)
 def test_no_text_of_the_drawing_leaves_its_box(graph, shown):
     page = shown(graph())
-    last = int(page.run("document.querySelector('#seek').max"))
-    excess = """Math.max(...[...document.querySelectorAll("#picture g[role]")].map((g) => {
-      const r = g.querySelector("rect").getBBox();
-      return Math.max(...[...g.querySelectorAll("text")].filter((t) => t.textContent).map((t) => {
-        const b = t.getBBox();
-        return Math.max(r.x - b.x, b.x + b.width - r.x - r.width);
-      }));
-    }))"""
-    for _ in range(last + 1):
-        assert page.run(excess) <= 0.5
+    for _ in range(int(page.run("document.querySelector('#seek').max")) + 1):
+        assert page.run(EXCESS) <= 0.5
         page.press("ArrowRight")
+
+
+def test_what_is_visited_is_in_view(shown):
+    page = shown(recurrent())
+    hidden = """[["#picture g.visited", "#picture"], ["#sofar tr.visited", "#sofar"]].map(
+      ([visited, frame]) => {
+        const a = document.querySelector(visited)?.getBoundingClientRect();
+        const b = document.querySelector(frame).getBoundingClientRect();
+        return a ? Math.max(b.left - a.left, a.right - b.right, b.top - a.top) : 0;
+      })"""
+    scrolled = set()
+    for _ in range(int(page.run("document.querySelector('#seek').max")) + 1):
+        assert max(page.run(hidden)) <= 0
+        scrolled.add(page.run("document.querySelector('#picture').scrollLeft"))
+        page.press("ArrowRight")
+    assert len(scrolled) > 1  # there was something to do
 
 
 # --- scripts off, and scripts of others -----------------------------------------------------------
