@@ -8,6 +8,8 @@ Example:
     >>> b.backward()
     >>> picture = draw(b)  # in a notebook, the last expression of a cell shows itself
     >>> path = picture.save("graph.svg")  # doctest: +SKIP
+
+`play(b)` is a page that steps through the same graph, forwards and backwards.
 """
 
 from __future__ import annotations

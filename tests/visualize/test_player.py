@@ -392,7 +392,7 @@ def test_what_is_said_to_those_who_do_not_see(shown):
 def test_nothing_moves_for_those_who_asked_for_it(shown):
     page = shown(neuron())
     still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
-    duration = "getComputedStyle(document.querySelector('#n0')).transitionDuration"
+    duration = "getComputedStyle(document.querySelector('#n0 rect')).transitionDuration"
     assert page.run(duration) == "0.2s"
     page.call("Emulation.setEmulatedMedia", features=still)
     assert page.run(duration) == "0s"
@@ -409,6 +409,8 @@ def test_contrast(theme, shown):
             assert contrast(colours[shape], colours[behind]) >= 3.0, (shape, behind)
     page = shown(neuron(), theme=theme)
     red, green, blue = (int(colours["background"][i : i + 2], 16) for i in (1, 3, 5))
+    faint = "text => getComputedStyle(text).opacity * getComputedStyle(text.parentNode).opacity < 1"
+    assert page.run(f"[...document.querySelectorAll('text')].filter({faint}).length") == 0
     assert page.run("getComputedStyle(document.body).backgroundColor") == (
         f"rgb({red}, {green}, {blue})"
     )
