@@ -235,7 +235,7 @@ class _Teller:
         """The line of the node itself: its gradient is complete."""
         root = self.terms[self.place[self.root]].name
         line = [*derivative(root, self.terms[i].name), Part(" = "), figure(gradient)]
-        if self.terms[i].name == root and i == self.place[self.root]:
+        if i == self.place[self.root]:
             return [Part("δ = "), *line, Part(": the sweep begins here")]
         total = self.sums[i]
         count = "one contribution" if total.arrived == 1 else f"{total.arrived} contributions"
