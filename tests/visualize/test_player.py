@@ -3,79 +3,21 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 
 import browser as chromium
 import numpy as np
 import pytest
+from playing import HOSTILE, hostile, layers, neuron, recurrent
 from test_svg import contrast
 
 import tinygrad_bp as tb
-from tinygrad_bp import Tensor, Value, explain
+from tinygrad_bp import Value, explain
 from tinygrad_bp.text import number
-from tinygrad_bp.visualize import Player, play
+from tinygrad_bp.visualize import play
 from tinygrad_bp.visualize.page import POINTERS
 from tinygrad_bp.visualize.svg import THEMES
 
-needs_browser = pytest.mark.skipif(chromium.CHROMIUM is None, reason="needs a Chromium browser")
-
-
-# --- graphs, with a label on every node that has a gradient ---------------------------------------
-
-
-def labelled(node, label):
-    node.label = label
-    return node
-
-
-def neuron():
-    w, x, b = Value(0.5, "w"), Value(2.0, "x"), Value(-0.3, "b")
-    z = labelled(labelled(w * x, "p") + b, "z")
-    return labelled(tb.tanh(z), "y")
-
-
-def recurrent():
-    """Two steps of h = tanh(w h + u x), with the loss of both."""
-    w, u = Value(0.9, "w"), Value(0.5, "u")
-    h, loss = Value(0.2, "h0"), Value(0.0, "l0")
-    for t, (x, target) in enumerate([(1.0, 0.3), (-0.5, 0.6)], 1):
-        with tb.scope("step", t):
-            a, b = labelled(w * h, f"a({t})"), labelled(u * x, f"b({t})")
-            h = labelled(tb.tanh(labelled(a + b, f"z({t})")), f"h({t})")
-            e = labelled(labelled(h - target, f"d({t})") ** 2, f"e({t})")
-            loss = labelled(loss + e, f"l({t})")
-    return loss
-
-
-def layers():
-    """A network on arrays: the larger ones are shown by their sizes."""
-    random = np.random.default_rng(0)
-    x = Tensor(random.normal(size=(4, 2)), label="x", requires_grad=False)
-    W, V = Tensor(random.normal(size=(2, 3)), label="W"), Tensor(np.ones((3, 1)), label="V")
-    h = labelled(tb.sigmoid(labelled(x @ W, "z")), "h")
-    y = labelled(labelled(h @ V, "o") ** 2.0, "q")
-    return labelled(labelled(y.sum(), "s") * 0.5, "L")
-
-
 GRAPHS = pytest.mark.parametrize("graph", [neuron, recurrent, layers], ids=lambda g: g.__name__)
-
-HOSTILE = [
-    '<img src=x onerror="window.bad = 1">',
-    "</script><script>window.bad = 2</script>",
-    "<!--<script>",
-    "</title></style><svg onload='window.bad = 3'>",
-    "{{data}}{{script}}",
-    "\u2028\u2029]]>&lt;\u202e",
-    "javascript:window.bad=4",
-]
-
-
-def hostile():
-    leaves = [Value(float(i + 1), label) for i, label in enumerate(HOSTILE)]
-    total = leaves[0]
-    for leaf in leaves[1:]:
-        total = total * leaf
-    return labelled(total, HOSTILE[1])
 
 
 # --- the page in the browser ----------------------------------------------------------------------
@@ -501,7 +443,6 @@ def test_hostile_labels_are_text(shown):
     assert "{{data}}{{script}}" in names
 
 
-@needs_browser
 def test_the_policy_holds(chrome, tmp_path):
     play(neuron(), tmp_path / "player.html")
     chrome.open(tmp_path / "player.html")
@@ -521,7 +462,6 @@ def test_the_policy_holds(chrome, tmp_path):
     assert len(refusals) >= 5
 
 
-@needs_browser
 def test_in_the_frame_of_a_notebook(chrome, tmp_path):
     frame = play(neuron())._repr_mimebundle_()["text/html"]
     (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8>{frame}")
@@ -533,90 +473,3 @@ def test_in_the_frame_of_a_notebook(chrome, tmp_path):
         assert "p = w · x = 0.5 · 2 = 1" in chrome.run("document.querySelector('#now').textContent")
         assert chrome.run("window.origin") == "null"  # it can reach nothing of the notebook
     assert chrome.complaints() == []
-
-
-# --- without a browser ----------------------------------------------------------------------------
-
-
-class Elements(HTMLParser):
-    def __init__(self, page):
-        super().__init__()
-        self.found = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-
-
-def test_one_file_that_refers_to_nothing():
-    found = Elements(play(hostile()).html).found
-    assert not {tag for tag, _ in found} & {"img", "link", "iframe", "object", "embed", "base", "a"}
-    names = {name for _, attributes in found for name in attributes}
-    assert not names & {"src", "href", "style", "xlink:href"}
-    assert not [name for name in names if name.startswith("on")]
-    policy = next(a["content"] for tag, a in found if tag == "meta" and "http-equiv" in a)
-    assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe" not in policy
-
-
-def test_the_same_graph_gives_the_same_bytes():
-    assert play(recurrent()).html == play(recurrent()).html
-
-
-def test_save(tmp_path):
-    player = play(neuron())
-    assert isinstance(player, Player)
-    path = player.save(tmp_path / "neuron.HTML")
-    assert path.read_text(encoding="utf-8") == player.html
-    play(neuron(), str(tmp_path / "other.html"))
-    assert (tmp_path / "other.html").read_bytes() == path.read_bytes()
-    with pytest.raises(ValueError, match=r"must end in \.html, got 'a\.svg'"):
-        player.save(tmp_path / "a.svg")
-    with pytest.raises(ValueError, match=r"must end in \.html"):
-        play(neuron(), tmp_path / "a.svg")
-    with pytest.raises(TypeError, match="path must be a str or a path, got int"):
-        player.save(3)
-    with pytest.raises(FileNotFoundError, match="there is no directory"):
-        player.save(tmp_path / "missing" / "a.html")
-
-
-def test_what_a_notebook_gets():
-    player = play(neuron(), title='"quotes" & <angles>')
-    bundle = player._repr_mimebundle_()
-    assert bundle["text/plain"] == repr(player) == player.text
-    ((tag, attributes),) = Elements(bundle["text/html"]).found
-    assert tag == "iframe"
-    assert attributes["sandbox"] == "allow-scripts"
-    assert attributes["srcdoc"] == player.html
-    assert attributes["title"] == '"quotes" & <angles>'
-    assert player._repr_mimebundle_(include=["text/plain"]).keys() == {"text/plain"}
-    assert player._repr_mimebundle_(exclude=["text/plain"]).keys() == {"text/html"}
-
-
-@pytest.mark.parametrize("bad", [1.0, None, "b", [Value(1.0)], np.ones(2)])
-def test_node_of_another_type(bad):
-    expected = f"play: node must be a Value or a Tensor, got {type(bad).__name__}"
-    with pytest.raises(TypeError, match=expected):
-        play(bad)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"theme": "blue"}, ValueError, "play: theme must be one of light, dark, got 'blue'"),
-        ({"theme": None}, TypeError, "play: theme must be a str, got NoneType"),
-        ({"title": 1}, TypeError, "play: title must be a str, got int"),
-        ({"max_nodes": 10.0}, TypeError, "play: max_nodes must be an int, got float"),
-        ({"max_nodes": True}, TypeError, "play: max_nodes must be an int, got bool"),
-        ({"max_nodes": 2}, ValueError, "play: .* 3 nodes and constants, more than max_nodes=2"),
-    ],
-)
-def test_bad_options(options, error, message):
-    with pytest.raises(error, match=message):
-        play(Value(1.0) + Value(2.0), **options)
-
-
-def test_nothing_is_written_of_what_cannot_be_played(tmp_path):
-    with pytest.raises(ValueError, match="more than max_nodes"):
-        play(neuron(), tmp_path / "a.html", max_nodes=2)
-    assert list(tmp_path.iterdir()) == []
