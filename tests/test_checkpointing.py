@@ -181,7 +181,7 @@ def test_results_keep_their_names_and_inner_nodes_are_shown_by_the_sweep():
     labels = [step.node.label for step in tb.sweep(h.sum())]
     assert [label for label in labels if label.startswith("h(")] == ["h(4)", "h(3)", "h(2)", "h(1)"]
     paths = {step.node.scope.path for step in tb.sweep(h.sum()) if step.node.label == "z"}
-    assert paths == {f"step({t})/rnn" for t in range(1, 5)}
+    assert paths == {f"step({t})/rnncell" for t in range(1, 5)}
 
 
 def test_gradients_by_inner_nodes_reach_hooks_on_both_sides():

@@ -8,6 +8,8 @@ Example:
     >>> b.backward()
     >>> picture = draw(b)  # in a notebook, the last expression of a cell shows itself
     >>> path = picture.save("graph.svg")  # doctest: +SKIP
+
+`play(b)` is a page that steps through the same graph, forwards and backwards.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from typing import Any
 from tinygrad_bp.graph import Node
 
 from .files import write_text
+from .player import Player as Player, play as play
 from .scene import listing, scene_of
 from .svg import THEMES, render
 
-__all__ = ["Picture", "draw"]
+__all__ = ["Picture", "Player", "draw", "play"]
 
 
 class Picture:
