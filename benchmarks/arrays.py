@@ -285,7 +285,7 @@ def tinygrad_bp_rnn_per_step(net: RNN) -> Step:
     return step
 
 
-def replayed_mlp(net: MLP) -> Step:
+def replayed_mlp(net: MLP, engine: Any = "numpy") -> Step:
     """The same function, recorded once."""
     parameters, x, y = net.numbers()
     last = "sigmoid" if net.activation == "sigmoid" else "identity"
@@ -293,16 +293,16 @@ def replayed_mlp(net: MLP) -> Step:
     for p, start in zip(model.parameters(), parameters, strict=True):
         p.data = start
     loss_of = tb.nn.squared_error if net.activation == "sigmoid" else tb.nn.cross_entropy
-    compiled = tb.compile(lambda model, x, y: loss_of(model(x), y))
+    compiled = tb.compile(lambda model, x, y: loss_of(model(x), y), engine=engine)
     return _replayed(compiled, model, x, y)
 
 
-def replayed_rnn(net: RNN) -> Step:
+def replayed_rnn(net: RNN, engine: Any = "numpy") -> Step:
     """The same function, recorded once."""
     model, _, y = _char_rnn(net)
     _, xs, _ = net.numbers()
 
-    @tb.compile
+    @tb.compile(engine=engine)
     def compiled(model: Any, xs: Any, y: Any) -> Any:
         states = tb.nn.unroll(model.cell, xs, model.cell.initial_state(net.batch))
         logits = tb.stack(states) @ model.V + model.c
@@ -664,6 +664,42 @@ def targets(net: Any, best: dict[str, float]) -> None:
         verdict(f"replayed: faster than {peer}", best[REPLAYED] / best[peer], 1.0)
 
 
+def until_it_pays(net: Any) -> None:
+    """After how many eager steps recording, building and compiling would have been worth it.
+
+    There are few first calls, so all is measured in the processor's time: neighbours count less.
+    """
+    eager, make = (
+        (tinygrad_bp_mlp, replayed_mlp) if isinstance(net, MLP) else (tinygrad_bp_rnn, replayed_rnn)
+    )
+    eagerly = processor_seconds(eager(net), ROUNDS)
+    print(f"{'until it pays':16}{'first call, ms':>16}{'later, µs':>12}{'eager steps':>13}")
+    for engine, times in (("numpy", 5), ("jax", 1)):
+        firsts = []
+        try:
+            for _ in range(times):
+                step = make(net, engine)
+                firsts.append(processor_seconds(step, 1))
+        except ImportError:
+            continue
+        first, later = min(firsts), processor_seconds(step, ROUNDS)
+        pays = f"{(first - later) / (eagerly - later):.0f}" if later < eagerly else "never"
+        print(f"{engine:16}{1e3 * first:16.1f}{1e6 * later:12.0f}{pays:>13}")
+
+
+def processor_seconds(step: Step, rounds: int) -> float:
+    """Of one step, in the best round."""
+    best, repeats = math.inf, 1
+    for _ in range(rounds):
+        start = time.process_time()
+        for _ in range(repeats):
+            step()
+        once = (time.process_time() - start) / repeats
+        best = min(best, once)
+        repeats = max(1, int(SECONDS_PER_TURN / once))
+    return best
+
+
 def verdict(what: str, ratio: float, limit: float) -> None:
     print(f"target: {what}: {ratio:.2f}x, {'reached' if ratio <= limit else 'MISSED'}")
 
@@ -672,3 +708,4 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")  # of the peers
     for network in NETWORKS:
         targets(network, table(network))
+        until_it_pays(network)

@@ -7,6 +7,7 @@ node. See `tinygrad_bp.rules` for every operation there is and its derivative.
 
 from tinygrad_bp import (
     datasets as datasets,
+    explain as explain,
     nn as nn,
     optim as optim,
     training as training,

@@ -671,7 +671,7 @@ def take_along_axis_dx(m: M, g: X, y: X, x: X, indices: Any, axis: int) -> X:
 
     grid: list[Any] = list(np.ogrid[tuple(slice(n) for n in y.shape)])
     grid = [g if n > 1 else 0 for g, n in zip(grid, x.shape, strict=True)]  # broadcast axes
-    grid[axis % len(x.shape)] = np.broadcast_to(indices, y.shape)
+    grid[axis % len(x.shape)] = indices  # with the others, of the shape of y
     return m.scatter(g, tuple(grid), x.shape)
 
 

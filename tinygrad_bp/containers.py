@@ -18,6 +18,7 @@ from tinygrad_bp.tensor import Tensor, as_array
 from tinygrad_bp.value import Value
 
 Leaf = Value | Tensor | Values
+_NO_LEAVES = (bool, str, type(None), np.random.Generator)
 
 
 def leaves_of(tree: Any, name: str, *, further: bool = False) -> list[tuple[str, Any]]:
@@ -29,7 +30,7 @@ def leaves_of(tree: Any, name: str, *, further: bool = False) -> list[tuple[str,
         tree: the structure.
         name: what to call it.
         further: whether there may be more than can be differentiated by: arrays of integers are
-            then leaves as they are, and bool, str and None are passed over.
+            then leaves as they are, and bool, str, None and generators are passed over.
 
     Raises:
         TypeError: something in it is neither a number, nor an array, nor a node, nor a container.
@@ -57,7 +58,7 @@ def nodes_of(tree: Any, name: str) -> list[Any]:
 def _walk(tree: Any, name: str, further: bool) -> Iterator[tuple[str, Any]]:
     if isinstance(tree, (Value, Tensor, Values)) or (further and _is_of_integers(tree)):
         yield name, tree
-    elif further and isinstance(tree, (bool, str, type(None))):
+    elif further and isinstance(tree, _NO_LEAVES):
         return
     elif isinstance(tree, Module):
         for key, parameter in tree.named_parameters():
@@ -100,14 +101,21 @@ def _is_of_integers(x: Any) -> bool:
     return isinstance(x, np.ndarray) and x.dtype.kind in "iu"
 
 
-def filled(tree: Any, leaves: Iterator[Any]) -> Any:
-    """The structure with other leaves, such as a function takes it: a Module stays one."""
+def filled(tree: Any, leaves: Iterator[Any], instead: dict[int, Any] | None = None) -> Any:
+    """The structure with other leaves, such as a function takes it: a Module stays one.
+
+    Args:
+        tree: the structure.
+        leaves: what to put in their places, in their order.
+        instead: by id, what stands in for generators.
+    """
+    further = instead or {}
 
     def module(x: Module) -> Module:
         twins: Any = {id(parameter): next(leaves) for parameter in x.parameters()}
-        return substituted(x, twins)  # type: ignore[no-any-return]
+        return substituted(x, further | twins)  # type: ignore[no-any-return]
 
-    return _rebuilt(tree, leaves, module)
+    return _rebuilt(tree, leaves, module, further)
 
 
 def shaped(tree: Any, leaves: Iterator[Any]) -> Any:
@@ -119,17 +127,22 @@ def shaped(tree: Any, leaves: Iterator[Any]) -> Any:
     return _rebuilt(tree, leaves, by_name)
 
 
-def _rebuilt(tree: Any, leaves: Iterator[Any], of_module: Callable[[Any], Any]) -> Any:
+def _rebuilt(
+    tree: Any,
+    leaves: Iterator[Any],
+    of_module: Callable[[Any], Any],
+    instead: dict[int, Any] | None = None,
+) -> Any:
     if isinstance(tree, (Values, np.ndarray)):
         return next(leaves)
-    if isinstance(tree, (bool, str, type(None))):
-        return tree
+    if isinstance(tree, _NO_LEAVES):
+        return instead.get(id(tree), tree) if instead else tree
     if isinstance(tree, Module):
         return of_module(tree)
     if isinstance(tree, dict):
-        return {key: _rebuilt(part, leaves, of_module) for key, part in tree.items()}
+        return {key: _rebuilt(part, leaves, of_module, instead) for key, part in tree.items()}
     if isinstance(tree, (list, tuple)):
-        parts = [_rebuilt(part, leaves, of_module) for part in tree]
+        parts = [_rebuilt(part, leaves, of_module, instead) for part in tree]
         if isinstance(tree, list):
             return parts
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)

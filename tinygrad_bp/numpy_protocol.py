@@ -184,7 +184,7 @@ def array_function(
     for name, value in named.items():
         if name not in taken:
             raise _no_argument(self, function, name)
-        if operands and _is_node(value):
+        if operands and _is_node(value) and not _is_index(value):
             raise TypeError(
                 f"{_name(function)}: {name} is no operand, and cannot be {_kind(value)}; "
                 "use its .data"
@@ -245,6 +245,11 @@ def _is_neutral(name: str, value: Any) -> bool:
 
 def _is_node(x: Any) -> bool:
     return hasattr(type(x), "_interpret")
+
+
+def _is_index(x: Any) -> bool:
+    """Whether x are integers that are being recorded: those can be arguments."""
+    return np.dtype(getattr(x, "dtype", object)).kind in "iu"
 
 
 def _hollow(x: Any) -> Any:

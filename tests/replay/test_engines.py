@@ -95,7 +95,7 @@ def test_rows_by_several_arguments(row_engine):
 
 
 def test_rows_that_part_are_refused_by_number(row_engine):
-    step = tb.compile(lambda x: x if x > 0.0 else -x, engine=row_engine)
+    step = tb.compile(lambda x: x if x > 0.0 else -x, engine=row_engine, on_branch="raise")
     with pytest.raises(RuntimeError, match=r"1 rows, the first of them 2.*test_engines"):
         step.batch(np.array([1.0, 2.0, -1.0]), rows=[0])
     both = tb.compile(lambda x: tb.where(x > 0.0, x, -x), engine=row_engine)

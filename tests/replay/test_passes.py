@@ -1,5 +1,6 @@
 """The passes drop instructions, and change no bit of any result."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,9 +12,9 @@ import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value
 from tinygrad_bp.differentiable import gradients_of
 from tinygrad_bp.replay import array_numpy, scalar_numpy
-from tinygrad_bp.replay.passes import optimized, without_dead_code, without_repetition
+from tinygrad_bp.replay.passes import folded, optimized, without_dead_code, without_repetition
 
-PASSES = [without_dead_code, without_repetition, optimized]
+PASSES = [without_dead_code, without_repetition, optimized, folded]
 every_pass = pytest.mark.parametrize("change", PASSES, ids=lambda p: p.__name__)
 X = Tensor(np.arange(6.0).reshape(2, 3))
 
@@ -251,3 +252,128 @@ def test_a_program_without_instructions_or_outputs(change):
     program = change(recorded(lambda x: (x * 2.0, ())[1], Value(1.0), kind="scalar"))
     assert program.inputs == [0]
     assert program.outputs == []
+
+
+# --- constants ----------------------------------------------------------------------------------
+
+
+def folds(f, *data, kind="array"):
+    """The operations that stay, when the bits of what they give on any data stay the same."""
+    program = recorded(f, *data, kind=kind)
+    change = optimized(program)
+    if kind == "array":
+        for seed in range(3):
+            rng = np.random.default_rng(seed)
+            inputs = [rng.choice(EDGES, x.data.shape) for x in data]
+            assert bits(by_hand(program, *inputs)) == bits(by_hand(change, *inputs))
+    return [name for name in names(change) if name not in ("input", "constant")]
+
+
+EDGES = [0.0, -0.0, 1.0, -1.5, math.nan, math.inf, -math.inf, 5e-324, -5e-324, 1e308]
+
+
+NOTHING = {
+    "x * 1": lambda x: x * 1.0,
+    "1 * x": lambda x: 1.0 * x,
+    "x * ones": lambda x: x * np.ones(3),
+    "x / 1": lambda x: x / 1.0,
+    "x - 0": lambda x: x - 0.0,
+    "x + -0": lambda x: x + -0.0,
+    "-0 + x": lambda x: -0.0 + x,
+    "all of it": lambda x: ((x * 1.0 - 0.0) / 1.0 + -0.0) * np.ones((2, 1)),
+}
+SOMETHING = {
+    "x + 0": lambda x: x + 0.0,
+    "x - -0": lambda x: x - -0.0,
+    "0 - x": lambda x: 0.0 - x,
+    "1 / x": lambda x: 1.0 / x,
+    "wider": lambda x: x * np.ones((4, 2, 3)),
+    "not all": lambda x: x * np.array([1.0, 1.0, 2.0]),
+    "one of all": lambda x: x * np.array([1.0, -0.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("f", NOTHING.values(), ids=list(NOTHING))
+def test_what_changes_nothing_goes(f):
+    assert folds(f, X) == []
+
+
+@pytest.mark.parametrize("f", SOMETHING.values(), ids=list(SOMETHING))
+def test_what_changes_a_bit_or_a_shape_stays(f):
+    assert len(folds(f, X)) == 1
+
+
+def test_another_dtype_stays():
+    x = Tensor(np.ones(3, np.float32))
+    program = optimized(recorded(lambda x: x * np.ones(3), x))
+    assert program.stats()["multiply"] == 1
+    assert program.dtypes[program.outputs[0]] == np.float64
+
+
+def with_constants(program, inputs):
+    """The program with some of its inputs as constants."""
+    codes = program.codes.copy()
+    given = dict(zip(program.inputs, inputs, strict=True))
+    constants = {**program.constants, **{i: x for i, x in given.items() if x is not None}}
+    codes[list(constants)] = 1
+    return dataclasses.replace(
+        program,
+        codes=codes,
+        constants=constants,
+        inputs=[i for i, x in given.items() if x is None],
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_graphs_of_constants_are_computed_once(seed):
+    f, (data, *_) = random_graph(seed)
+    program = program_with_gradients(f, data)
+    inputs = [*data, leaf_data(f)][: len(program.inputs)]
+    constant = with_constants(program, inputs)
+    change = optimized(constant)
+    assert set(names(change)) <= {"constant"}
+    assert bits(by_hand(change)) == bits(by_hand(program, *inputs))
+    partly = with_constants(program, [*inputs[:1], *[None] * len(inputs[1:])])
+    assert len(optimized(partly)) <= len(partly)
+    assert bits(by_hand(optimized(partly), *inputs[1:])) == bits(by_hand(program, *inputs))
+
+
+def test_numbers_are_computed_where_every_engine_gives_the_same_bits():
+    def f(x, c):
+        return x * (c * 2.0 + 1.0) + tb.exp(c)
+
+    program = with_constants(recorded(f, Value(1.0), Value(3.0), kind="scalar"), [None, 3.0])
+    change = optimized(program)
+    assert change.stats() == {"input": 1, "constant": 2, "multiply": 1, "exp": 1, "add": 1}
+    for x in EDGES:
+        one, other = (scalar_numpy.Runner(p).value_and_gradient([x]) for p in (program, change))
+        assert bits(one) == bits(other)
+
+
+def test_single_numbers_keep_what_changes_nothing():
+    """Without it, gradients would come together in another order."""
+    assert folds(lambda x: x * 1.0, Value(2.0), kind="scalar") == ["multiply"]
+
+
+def test_a_guard_on_a_constant_stays():
+    def f(x, c):
+        return x * 2.0 if c > 1.0 else x
+
+    program = with_constants(recorded(f, Value(1.0), Value(3.0), kind="scalar"), [None, 3.0])
+    change = optimized(program)
+    assert [change.constants[g.condition] for g in change.guards] == [True]
+    assert scalar_numpy.Runner(change).values([4.0]).tolist() == [8.0, 1.0]
+
+
+def test_small_constants_do_not_become_large_ones():
+    def f(x, c):
+        return (x * tb.broadcast_to(c, (300, 300))).sum()
+
+    program = with_constants(recorded(f, Tensor(2.0), Tensor(3.0)), [None, np.float64(3.0)])
+    assert optimized(program).stats()["broadcast_to"] == 1
+
+
+def test_an_error_of_constants_is_that_of_the_run():
+    program = recorded(lambda x, i: tb.take(x, i), Tensor(np.ones(3)), np.array([1]))
+    bad = with_constants(program, [np.ones(3), np.array([7])])
+    assert optimized(bad).stats()["take"] == 1

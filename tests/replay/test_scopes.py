@@ -19,7 +19,7 @@ def loss(model, x):
 
 
 def program_of(T=3, **options):
-    model, x = nn.RNN(3, 4, rng=0), np.ones((T, 2, 3))
+    model, x = nn.RNNCell(3, 4, rng=0), np.ones((T, 2, 3))
     gradient = options.pop("gradient", False)
     return tb.compile(loss, **options).program(model, tb.Tensor(x), gradient=gradient)
 
@@ -40,21 +40,23 @@ def test_instructions_remember_their_scopes():
     found = paths(program_of(optimize=False))
     expected = []
     for t in (1, 2, 3):
-        expected += [("getitem", f"step({t})")] + [(name, f"step({t})/rnn") for name in STEP]
+        expected += [("getitem", f"step({t})")] + [(name, f"step({t})/rnncell") for name in STEP]
     assert found == [*expected, ("sum", "")]
 
 
 def test_the_backward_pass_is_in_the_scopes_of_its_nodes():
     found = paths(program_of(optimize=False, gradient=True))
     backward = [path for name, path in found if name == "cosh"]
-    assert backward == [f"backward/step({t})/rnn" for t in (3, 2, 1)]
+    assert backward == [f"backward/step({t})/rnncell" for t in (3, 2, 1)]
     assert ("sum", "") in found
 
 
 def test_what_is_gathered_is_in_no_scope():
     found = paths(program_of(optimize=True))
     assert ("linear", "") in found  # of all steps
-    assert [path for name, path in found if name == "tanh"] == [f"step({t})/rnn" for t in (1, 2, 3)]
+    assert [path for name, path in found if name == "tanh"] == [
+        f"step({t})/rnncell" for t in (1, 2, 3)
+    ]
 
 
 def test_a_scope_that_is_entered_again_is_the_same():

@@ -18,6 +18,9 @@ from tinygrad_bp.explain.contributions import (
 )
 from tinygrad_bp.explain.cost import Cost as Cost, Growth as Growth, cost as cost, growth as growth
 from tinygrad_bp.explain.deltas import Delta as Delta, Deltas as Deltas, deltas as deltas
+from tinygrad_bp.explain.derivation import Derivation as Derivation
+from tinygrad_bp.explain.deriving import derive as derive
+from tinygrad_bp.explain.equations import Equation as Equation
 from tinygrad_bp.explain.jacobians import Jacobians as Jacobians, jacobians as jacobians
 from tinygrad_bp.explain.museum import Mistake as Mistake, Museum as Museum
 from tinygrad_bp.explain.paths import Path as Path, Paths as Paths, paths as paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 from tinygrad_bp.containers import elements_of, leaves_of, shaped
 from tinygrad_bp.hooks import hooks_of
 from tinygrad_bp.nn.module import Module
+from tinygrad_bp.replay.surroundings import Surroundings
 from tinygrad_bp.replay.tracing import is_traced
 from tinygrad_bp.scalars import Values, values
 from tinygrad_bp.tensor import Tensor, as_array
@@ -24,90 +24,91 @@ _FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 # --- arguments ----------------------------------------------------------------------------------
 
 
-class Parameters:
-    """The parameters of a Module, remembered for as long as nothing in it is replaced.
+class Parameters(Surroundings):
+    """The parameters and settings of a Module, for as long as nothing in it is replaced.
 
-    To find them anew takes longer than a small step. To see that every attribute, and every element
-    of a list or dict there, is still the same object takes a microsecond.
+    To find them anew takes longer than a small step.
     """
 
     def __init__(self, module: Module) -> None:
-        self.module = module
+        super().__init__(module, captured=False)
         self.parameters = module.parameters()
-        self.holders: list[tuple[Any, list[Any]]] = []
-        self.settings: list[Any] = []  # what else its forward() may go by
-        self._remember(module, set())
-
-    def _remember(self, x: Any, seen: set[int]) -> None:
-        if isinstance(x, (bool, int, float, str, type(None))):
-            self.settings += (type(x), x)
-        elif callable(x) and not isinstance(x, Module):
-            self.settings.append(id(x))
-        if id(x) in seen or not isinstance(x, (Module, dict, list, tuple)):
-            return
-        seen.add(id(x))
-        holder = vars(x) if isinstance(x, Module) else x
-        parts = list(holder.values() if isinstance(holder, dict) else holder)
-        self.holders.append((holder, parts))
-        for part in parts:
-            self._remember(part, seen)
-
-    def hold(self) -> bool:
-        """Whether they are still those of the Module."""
-        for holder, parts in self.holders:
-            now = holder.values() if isinstance(holder, dict) else holder
-            if len(now) != len(parts) or not all(map(operator.is_, now, parts)):
-                return False
-        return True
 
 
-def take_apart(
-    x: Any, leaves: list[Any], key: list[Any], by_tracked: bool, known: dict[int, Parameters]
-) -> None:
-    """The leaves of an argument, and what a recording must agree with."""
-    if isinstance(x, (Tensor, Value)) and is_traced(x):
-        raise TypeError("argument: a quantity of a recording has no numbers to be given")
-    if isinstance(x, Tensor):
-        leaves.append(x)
-        key += (Tensor, x._array.shape, x._array.dtype, by_tracked and x.rule)
-    elif isinstance(x, Values):
-        leaves.append(x)
-        key += (Values, x.shape, by_tracked and x.requires_grad)
-    elif isinstance(x, np.ndarray):
+class Given:
+    """The arguments of a call, taken apart.
+
+    Attributes:
+        leaves: what the numbers are in.
+        generators: those among the arguments, and in their Modules, each once.
+        key: what a recording must agree with.
+    """
+
+    def __init__(self, by_tracked: bool, known: dict[int, Parameters]) -> None:
+        self.leaves: list[Any] = []
+        self.generators: list[np.random.Generator] = []
+        self.key: list[Any] = []
+        self.by_tracked, self.known = by_tracked, known
+
+    def take(self, x: Any) -> None:
+        """Take an argument apart."""
+        leaves, key = self.leaves, self.key
+        if type(x) is not Tensor and isinstance(x, (Tensor, Value)) and is_traced(x):
+            raise TypeError("argument: a quantity of a recording has no numbers to be given")
+        if isinstance(x, Tensor):
+            leaves.append(x)
+            key += (Tensor, x._array.shape, x._array.dtype, self.by_tracked and x.rule)
+        elif isinstance(x, Values):
+            leaves.append(x)
+            key += (Values, x.shape, self.by_tracked and x.requires_grad)
+        elif isinstance(x, np.ndarray):
+            self._take_array(x)
+        elif isinstance(x, Value):
+            leaves.append(x)
+            key += (Value, self.by_tracked and x.rule)
+        elif isinstance(x, (bool, str, type(None))):
+            key.append((type(x), x))
+        elif isinstance(x, (int, float, np.integer, np.floating)):
+            leaves.append(float(x))
+            key.append(float)
+        elif isinstance(x, Module):
+            self._take_module(x)
+        elif isinstance(x, dict):
+            key += ("dict", *x)
+            for part in x.values():
+                self.take(part)
+        elif isinstance(x, (list, tuple)):
+            key += (type(x), len(x))
+            for part in x:
+                self.take(part)
+        elif isinstance(x, np.random.Generator):
+            self._take_generator(x)
+        else:
+            leaves_of(x, "argument", further=True)  # raises, and says why
+
+    def _take_array(self, x: Any) -> None:
         if x.dtype not in _FLOATS and x.dtype.kind not in "iu":
             x = as_array(x, "argument")
         if type(x) is not np.ndarray:
             x = as_array(x, "argument") if x.dtype in _FLOATS else np.asarray(x)
-        leaves.append(x)
-        key += (x.shape, x.dtype if x.dtype in _FLOATS else int)
-    elif isinstance(x, Value):
-        leaves.append(x)
-        key += (Value, by_tracked and x.rule)
-    elif isinstance(x, (bool, str, type(None))):
-        key.append((type(x), x))
-    elif isinstance(x, (int, float, np.integer, np.floating)):
-        leaves.append(float(x))
-        key.append(float)
-    elif isinstance(x, Module):
-        key.append(id(x))
-        found = known.get(id(x))
+        self.leaves.append(x)
+        self.key += (x.shape, x.dtype if x.dtype in _FLOATS else int)
+
+    def _take_module(self, x: Module) -> None:
+        found = self.known.get(id(x))
         if found is None or not found.hold():
-            if len(known) > KEPT:
-                known.clear()
-            found = known[id(x)] = Parameters(x)
-        key += found.settings
-        for parameter in found.parameters:
-            take_apart(parameter, leaves, key, by_tracked, known)
-    elif isinstance(x, dict):
-        key += ("dict", *x)
-        for part in x.values():
-            take_apart(part, leaves, key, by_tracked, known)
-    elif isinstance(x, (list, tuple)):
-        key += (type(x), len(x))
-        for part in x:
-            take_apart(part, leaves, key, by_tracked, known)
-    else:
-        leaves_of(x, "argument", further=True)  # raises, and says why
+            if len(self.known) > KEPT:
+                self.known.clear()
+            found = self.known[id(x)] = Parameters(x)
+        self.key += (id(x), found.settings)
+        for part in (*found.parameters, *found.generators):
+            self.take(part)
+
+    def _take_generator(self, x: np.random.Generator) -> None:
+        places = [k for k, generator in enumerate(self.generators) if generator is x]
+        self.key += (np.random.Generator, places[0] if places else len(self.generators))
+        if not places:
+            self.generators.append(x)
 
 
 def check_state(x: Any, stand_ins: set[int], seen: set[int]) -> None:

@@ -8,6 +8,7 @@ which numpy writes into buffers: a buffer is used again as soon as nothing needs
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from tinygrad_bp import array_rules, arrays
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.replay.program import CONSTANT, INPUT, Program, filled_in, placeholders
 
+_BUFFER = "b"  # what the names of buffers begin with, and no others
 _REDUCTIONS = {
     "sum": np.add.reduce,
     "prod": np.multiply.reduce,
@@ -323,8 +325,20 @@ class Runner:
             symbols = self._run_rules()
         wanted = [*program.outputs, *(g.condition for g in program.guards)]
         self.source = self._write([symbols[i] for i in wanted])
-        exec(compile(self.source, "<program>", "exec"), self._names)  # every name in it is ours
+        self._compiled = compile(self.source, "<program>", "exec")  # every name in it is ours
+        exec(self._compiled, self._names)
         self._function = self._names["run"]
+
+    def twin(self) -> Runner:
+        """Another runner of the program, for another thread."""
+        other = copy.copy(self)
+        other._names = {
+            name: np.empty_like(x) if name.startswith(_BUFFER) else x
+            for name, x in self._names.items()
+        }
+        exec(other._compiled, other._names)
+        other._function = other._names["run"]
+        return other
 
     @np.errstate(all="ignore")
     def values(self, inputs: Sequence[Any]) -> list[Any]:
@@ -403,7 +417,7 @@ class Runner:
                 if free.get(key):
                     result.name = free[key].pop()
                 else:
-                    result.name = self._constant(np.empty(*key), "b")
+                    result.name = self._constant(np.empty(*key), _BUFFER)
                 buffer_of[result] = result.name
                 out = "out=" if isinstance(call.into, np.ufunc) else ""
                 text = ", ".join([*arguments, out + result.name])

@@ -8,14 +8,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from tinygrad_bp.recording import current_state, observers_of
-from tinygrad_bp.replay.arguments import KEPT, Parameters, put, take_apart
+from tinygrad_bp.replay.arguments import KEPT, Given, Parameters, put, put_rows
+from tinygrad_bp.replay.drawing import Hidden, held, restore, same, states
 from tinygrad_bp.replay.program import Program
-from tinygrad_bp.replay.recorded import Engine, Mode, Recording
+from tinygrad_bp.replay.recorded import Engine, Gradient, Mode, Recording
+from tinygrad_bp.replay.surroundings import Surroundings
 from tinygrad_bp.replay.tracing import Recorder
 from tinygrad_bp.tensor import as_array
 
 OnBranch = Literal["record", "raise"]
+Outcome = tuple[Recording, list[Any], list[Any]]  # the record, its results, its gradients
 
 
 def compile(
@@ -30,14 +35,24 @@ def compile(
 
     The record holds for arguments of the same structure, shapes and dtypes; others are recorded on
     their own. Data are read at each call: those of the arguments, and those of leaves that the
-    function reaches by itself, such as a model's parameters. Whatever else the function reaches
-    (numbers, numpy arrays, random numbers that it draws) is a constant of the record; so is what a
-    Module keeps in attributes, unless the Module is an argument.
+    function reaches by itself, such as a model's parameters.
+
+    Whatever else it reaches is a constant of the record, and looked at before each call: numbers,
+    strings, functions, numpy arrays of up to 64 KiB, containers of up to 1000 of these, attributes
+    of Modules, in its cells, defaults and globals, and those of functions of the same package. If
+    they have changed, the function is recorded anew. A larger array is refused where it is used:
+    pass it as an argument. What else Python can read (files, the time, objects of other packages)
+    is not looked at.
+
+    Random numbers are drawn at each call, from a `numpy.random.Generator` among the arguments or in
+    a Module there, as the function would draw them. From one that is no argument they are refused.
+
+    Several threads may call it, and run at the same time, each in buffers of its own.
 
     Args:
-        function: a function of numbers, arrays, nodes, Modules, and lists, tuples and dicts of
-            these, that returns nodes. Arrays of integers are indices; bool, str and None are part
-            of what is recorded.
+        function: a function of numbers, arrays, nodes, Modules, generators, and lists, tuples and
+            dicts of these, that returns nodes. Arrays of integers are indices; bool, str and None
+            are part of what is recorded.
         argnums: by which arguments `value_and_grad` differentiates.
         on_branch: what to do where Python's `if` would now go another way: "record" that way too,
             or "raise".
@@ -52,9 +67,10 @@ def compile(
         A `Compiled`. Calling it gives the function's value; it has `value_and_grad` and `backward`.
 
     Raises:
-        TypeError: (when it records) the function reads a number out of a node.
+        TypeError: (when it records) the function reads a number out of a node, or draws from a
+            generator that is no argument.
         ValueError: on_branch or engine is unknown; or (when it records) the function uses what was
-            computed outside of it.
+            computed outside of it, or a large array from there.
         ImportError: (when it records) the engine's package is not installed.
 
     Example:
@@ -99,7 +115,8 @@ class Compiled:
         self.optimize = optimize
         self.engine = engine
         self.recordings = 0
-        self._kept: OrderedDict[Any, list[Recording]] = OrderedDict()
+        self._around: Surroundings | None = None
+        self._kept: OrderedDict[Any, tuple[Recording, ...]] = OrderedDict()
         self._modules: dict[int, Parameters] = {}
         self._lock = threading.Lock()
 
@@ -130,10 +147,13 @@ class Compiled:
         self,
         *args: Any,
         rows: Sequence[int],
-        gradient: Literal["rows", "sum"] | None = None,
+        gradient: Gradient | None = None,
         threads: int = 1,
     ) -> Any:
         """The function of single numbers at many rows of data, from the record of one.
+
+        Rows that take another way through the function's branches are run by a record of that way.
+        Of random numbers, every row draws its own, as in calls one after the other.
 
         Args:
             args: as for a single call, but that those named by `rows` have a further first axis:
@@ -150,7 +170,8 @@ class Compiled:
         Raises:
             TypeError: the function is one of arrays, or it returns several things.
             ValueError: there are no rows, or their numbers differ.
-            RuntimeError: a row takes another branch than the first.
+            RuntimeError: a row takes another branch than the first, and on_branch is "raise", or
+                random numbers are drawn: which are another row's hangs on the branches before.
         """
         if gradient not in (None, "rows", "sum"):
             raise ValueError(f"gradient: expected 'rows', 'sum' or None, got {gradient!r}")
@@ -158,48 +179,162 @@ class Compiled:
         counts = {len(x) if x.ndim else 0 for x in data.values()}
         if len(counts) != 1 or 0 in counts:
             raise ValueError(f"rows: expected arguments of equally many rows, got {sorted(counts)}")
-        example = tuple(data[i][0] if i in data else arg for i, arg in enumerate(args))
-        recording = self._run("value" if gradient is None else "value_and_grad", example)[0]
-        return recording.batch(args, data, gradient, threads)
+        return self._batch(args, data, counts.pop(), gradient, threads)
 
     def program(self, *args: Any, gradient: bool = False) -> Program:
-        """The program that such arguments lead to: of the value, or of value and gradient."""
-        mode: Mode = "value_and_grad" if gradient else "value"
-        recording: Recording = self._run(mode, args)[0]
-        return recording.program
+        """The program that such arguments lead to: of the value, or of value and gradient.
 
-    def _run(self, mode: Mode, args: tuple[Any, ...]) -> tuple[Any, list[Any], list[Any]]:
+        Generators among them are left as they are.
+        """
+        return self._recording("value_and_grad" if gradient else "value", args).program
+
+    # --- choosing a recording -------------------------------------------------------------------
+
+    def _run(self, mode: Mode, args: tuple[Any, ...]) -> Outcome:
         """The record that holds for these arguments, its results, and its gradients."""
-        leaves: list[Any] = []
-        parts: list[Any] = [mode]
+        given = self._given(mode, args)
+        if not given.generators:
+            return self._replay(mode, args, given)
+        with held(given.generators):
+            return self._replay(mode, args, given)
+
+    def _recording(self, mode: Mode, args: tuple[Any, ...]) -> Recording:
+        """The record that holds for these arguments; generators are left as they are."""
+        given = self._given(mode, args)
+        with held(given.generators):
+            before = states(given.generators)
+            try:
+                return self._replay(mode, args, given)[0]
+            finally:
+                restore(given.generators, before)
+
+    def _given(self, mode: Mode, args: tuple[Any, ...]) -> Given:
+        """The arguments taken apart, and what else a record depends on."""
+        given = Given(mode == "backward", self._modules)
+        around = self._around
+        if around is None or not around.hold():
+            around = self._around = Surroundings(self.f, captured=True)
+        given.key += (mode, around.settings)
         for arg in args:
-            take_apart(arg, leaves, parts, mode == "backward", self._modules)
+            given.take(arg)
         if any(isinstance(observer, Recorder) for observer in observers_of(current_state())):
             raise TypeError(
                 f"{self.name}: a compiled function cannot be called in another; call its .f there"
             )
-        key = tuple(parts)
+        return given
+
+    def _replay(self, mode: Mode, args: tuple[Any, ...], given: Given) -> Outcome:
+        before: Sequence[Any]
+        key = tuple(given.key)
+        before = states(given.generators) if given.generators else ()
+        recordings = self._kept.get(key, ())
+        outcome = _outcome_of(recordings, given, before)
+        if outcome is not None:
+            return outcome
         with self._lock:
-            recordings = self._kept.get(key, [])
-            for recording in recordings:
-                try:
-                    outcome = recording.run(leaves)
-                except Exception:
-                    continue  # on another way through the code it may not arise; see below
-                if outcome is not None:
-                    return recording, *outcome
+            of_others = [r for r in self._kept.get(key, ()) if r not in recordings]
+            outcome = _outcome_of(of_others, given, before)  # recorded in the meantime
+            if outcome is not None:
+                return outcome
+            recordings = self._kept.get(key, ())
             if recordings and self.on_branch == "raise":
-                raise RuntimeError(f"{self.name}: {recordings[-1].diverged(leaves)}")
-            recording = Recording(self.f, self.argnums, mode, args, self.optimize, self.engine)
-            outcome = recording.run(leaves)
-            if outcome is None:
+                reason = recordings[-1].diverged(given)
+                restore(given.generators, before)
+                raise RuntimeError(f"{self.name}: {reason}")
+            recording = self._record(mode, args, given)
+            after = states(given.generators)
+            restore(given.generators, before)
+            results = recording.run(given)
+            if results is None or not same(after, states(given.generators)):
                 raise RuntimeError(
                     f"{self.name}: replayed on the data of its recording, a branch came out "
-                    "otherwise; does the function depend on something that changes?"
+                    "otherwise, or random numbers were drawn otherwise; does the function depend "
+                    "on something that changes?"
                 )
             self.recordings += 1
-            self._kept[key] = [*recordings[1 - KEPT :], recording]
+            self._kept[key] = (*recordings[1 - KEPT :], recording)
             self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
+            return recording, *results
+
+    def _record(self, mode: Mode, args: tuple[Any, ...], given: Given) -> Recording:
+        """Record, and refuse random numbers that a replay would not draw."""
+        around: Any = self._around
+        mine = {id(g) for g in given.generators}
+        others = [g for g in around.generators if id(g) not in mine]
+        hidden = Hidden(others, around.names_random)
+        recording = Recording(
+            *(self.f, self.argnums, mode, args, self.optimize, self.engine),
+            given.generators,
+            around.large,
+        )
+        if hidden.moved():
+            raise TypeError(
+                f"{self.name}: draws random numbers from a generator that is not an argument: they "
+                "would be those of this run; pass the numpy Generator as an argument"
+            )
+        return recording
+
+    # --- batches --------------------------------------------------------------------------------
+
+    def _batch(
+        self,
+        args: tuple[Any, ...],
+        data: dict[int, Any],
+        count: int,
+        gradient: Gradient | None,
+        threads: int,
+    ) -> Any:
+        """Rows by the way that they take: those that the record of the first left are next."""
+        mode: Mode = "value" if gradient is None else "value_and_grad"
+        values, parts = np.empty(count), None
+        rest = np.arange(count)
+        while len(rest):
+            here = {i: x[rest] for i, x in data.items()}
+            example = tuple(here[i][0] if i in here else arg for i, arg in enumerate(args))
+            recording = self._recording(mode, example)
+            generators = self._given(mode, example).generators
+            before = states(generators)
+            columns = recording.columns(args, here, len(rest), generators)
+            stay, results, gradients = recording.batch(columns, gradient, threads)
+            if not stay.all():
+                self._check_parting(recording, stay, generators, before)
+            values[rest[stay]] = results
+            if gradient == "sum":
+                parts = gradients if parts is None else parts + gradients
+            elif gradient == "rows":
+                parts = np.empty((count, gradients.shape[1])) if parts is None else parts
+                parts[rest[stay]] = gradients
+            rest = rest[~stay]
+        return (
+            values if gradient is None else (values, put_rows(recording.gradient_template, parts))
+        )
+
+    def _check_parting(self, recording: Recording, stay: Any, generators: Any, before: Any) -> None:
+        """Raise if rows that take another way cannot be run by their own record."""
+        if self.on_branch == "record" and stay[0] and not recording.program.draws:
+            return
+        restore(generators, before)
+        other = np.flatnonzero(~stay)
+        lines = "".join(dict.fromkeys(guard.line for guard in recording.program.guards))
+        why = ", and they draw random numbers" if recording.program.draws else ""
+        raise RuntimeError(
+            f"batch: {len(other)} rows, the first of them {other[0]}, take another branch than "
+            f"row 0{why}{lines}; use where(), or call them apart"
+        )
+
+
+def _outcome_of(
+    recordings: Sequence[Recording], given: Given, before: Sequence[Any]
+) -> Outcome | None:
+    """The first record that holds for these arguments, its results and gradients; or None."""
+    for recording in recordings:
+        try:
+            outcome = recording.run(given)
+        except Exception:  # on another way through the code it may not arise
+            outcome = None
+        if outcome is not None:
             return recording, *outcome
+        restore(given.generators, before)
+    return None

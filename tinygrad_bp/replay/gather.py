@@ -127,6 +127,7 @@ class _Draft:
             shapes=[self.shapes[i] for i in order],
             dtypes=[self.dtypes[i] for i in order],
             scopes=program.scopes.of_each(self._places(order)),
+            draws=program.draws,
         )
 
     def _places(self, order: Sequence[int]) -> list[int]:

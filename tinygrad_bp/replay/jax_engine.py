@@ -86,6 +86,10 @@ class Runner:
         self._values = jax.jit(values)
         self._value_and_gradient = jax.jit(value_and_gradient)
 
+    def twin(self) -> Runner:
+        """Another runner of the program, for another thread: jax's functions have no buffers."""
+        return self
+
     def values(self, inputs: Sequence[Any]) -> list[Any]:
         """The outputs, and then the guards' conditions, as arrays of numpy that are read-only."""
         self._check()

@@ -107,6 +107,16 @@ OPERATIONS: dict[str, Any] = {
 }
 
 
+# These give the same bits in every namespace: for a float as for an element of an array.
+EXACT = {detach, *CONDITIONS.values()} | {
+    RULES[name]
+    for name in (
+        *("absolute", "add", "subtract", "multiply", "divide"),
+        *("negative", "positive", "sqrt", "square", "where"),
+    )
+}
+
+
 # --- the tape -----------------------------------------------------------------------------------
 
 
@@ -144,6 +154,43 @@ class Details:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+# What a generator may be asked for: methods whose result hangs on its state and their arguments.
+DRAWS = frozenset(
+    (
+        *("random", "uniform", "normal", "standard_normal", "integers", "choice", "permutation"),
+        *("beta", "binomial", "chisquare", "dirichlet", "exponential", "f", "gamma", "geometric"),
+        *("gumbel", "hypergeometric", "laplace", "logistic", "lognormal", "logseries"),
+        *("multinomial", "multivariate_hypergeometric", "multivariate_normal"),
+        *("negative_binomial", "noncentral_chisquare", "noncentral_f", "pareto", "permuted"),
+        *("poisson", "power", "rayleigh", "standard_cauchy", "standard_exponential"),
+        *("standard_gamma", "standard_t", "triangular", "vonmises", "wald", "weibull", "zipf"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers that a program takes at each run.
+
+    Attributes:
+        generator: which of the generators that are given then.
+        method: its method, one of `DRAWS`.
+        parameters, options: the method's arguments.
+        count: how many inputs it gives: 1, or in a program of single numbers as many as it draws.
+    """
+
+    generator: int
+    method: str
+    parameters: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    count: int = 1
+
+    def __str__(self) -> str:
+        named = [f"{name}={_short(x)}" for name, x in self.options.items()]
+        given = ", ".join([*map(_short, self.parameters), *named])
+        return f"rng{self.generator}.{self.method}({given})"
+
+
 def placeholders(parameters: Any) -> int:
     """How many there are."""
     if isinstance(parameters, (list, tuple)):
@@ -178,6 +225,7 @@ class Program:
         guards: what must come out as it did.
         shapes, dtypes: per instruction, for arrays; empty for single numbers.
         scopes: where the instructions were recorded.
+        draws: where the last of the inputs come from, in this order, if they are random numbers.
     """
 
     kind: Literal["scalar", "array"]
@@ -192,6 +240,7 @@ class Program:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[Any] = field(default_factory=list)
     scopes: Scopes = field(default_factory=Scopes)
+    draws: list[Draw] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -206,6 +255,33 @@ class Program:
             return self.details[i].operands
         return tuple(int(j) for j in self.operands[i] if j >= 0)
 
+    def drawn(self, *generators: np.random.Generator) -> list[Any]:
+        """What the draws give now: the last of the inputs, to be put after the others.
+
+        Args:
+            generators: those that the function was given, each once, in the order of its arguments.
+
+        Raises:
+            ValueError: there are too few, or a draw gives another shape than at the recording.
+        """
+        count = max((draw.generator for draw in self.draws), default=-1) + 1
+        if len(generators) < count:
+            raise ValueError(f"the program draws from {count} generators, got {len(generators)}")
+        given: list[Any] = []
+        rest = iter(self.inputs[len(self.inputs) - sum(draw.count for draw in self.draws) :])
+        for draw in self.draws:
+            x = getattr(generators[draw.generator], draw.method)(*draw.parameters, **draw.options)
+            numbers = [next(rest) for _ in range(draw.count)]
+            if self.kind == "scalar":
+                fits, each = np.size(x) == draw.count, np.ravel(x).tolist()
+            else:
+                each = [np.asarray(x, self.dtypes[numbers[0]])]
+                fits = each[0].shape == self.shapes[numbers[0]]
+            if not fits:
+                raise ValueError(f"{draw}: it gives the shape {np.shape(x)}, and did not before")
+            given += each
+        return given
+
     def stats(self) -> dict[str, int]:
         """How often each operation occurs."""
         counts = np.bincount(self.codes, minlength=len(self.rules))
@@ -214,12 +290,16 @@ class Program:
     def __str__(self) -> str:
         lines = []
         headings = dict(zip(self.scopes.starts.tolist(), self.scopes.places.tolist(), strict=True))
+        drawn = [str(draw) for draw in self.draws for _ in range(draw.count)]
+        names = [f"input {k}" for k in range(len(self.inputs))]
+        names[len(names) - len(drawn) :] = drawn
+        named = dict(zip(self.inputs, names, strict=True))
         for i in range(len(self)):
             if i in headings:
                 lines.append(f"# {self.scopes.path(headings[i])}".rstrip())
             rule = self.rule(i)
             if rule == INPUT:
-                text = f"input {self.inputs.index(i)}"
+                text = named[i]
             elif rule == CONSTANT:
                 text = _short(self.constants[i])
             else:

@@ -13,6 +13,7 @@ from tinygrad_bp.differentiable import gradients_of
 from tinygrad_bp.graph import UNTRACKED
 from tinygrad_bp.replay import array_numpy, scalar_numpy
 from tinygrad_bp.replay.arguments import (
+    Given,
     Kind,
     Positions,
     as_given,
@@ -22,10 +23,11 @@ from tinygrad_bp.replay.arguments import (
     kind_of,
     numbered,
     positions,
-    put_rows,
 )
+from tinygrad_bp.replay.drawing import TracedGenerator
 from tinygrad_bp.replay.gather import gathered
 from tinygrad_bp.replay.passes import optimized
+from tinygrad_bp.replay.pool import Pool
 from tinygrad_bp.replay.program import Program
 from tinygrad_bp.replay.tracing import (
     Index,
@@ -41,6 +43,7 @@ from tinygrad_bp.value import Value
 
 Mode = Literal["value", "value_and_grad", "backward"]
 Engine = Literal["numpy", "numba", "jax"]
+Gradient = Literal["rows", "sum"]
 
 
 class Recording:
@@ -54,6 +57,8 @@ class Recording:
         args: tuple[Any, ...],
         optimize: bool,
         engine: Engine,
+        generators: Sequence[np.random.Generator] = (),
+        large: dict[int, Any] | None = None,
     ) -> None:
         self.mode = mode
         self.args = args  # Modules are known by their identity, so they must not vanish
@@ -62,14 +67,17 @@ class Recording:
         parts = [[as_given(leaf, kind) for leaf in leaves] for leaves in found]
         dtypes = [x.dtype for leaves in parts for x in leaves if isinstance(x, Tensor)]
         dtype = np.result_type(*dtypes, np.float32)
-        self.recorder = recorder = Recorder(kind)
+        self.recorder = recorder = Recorder(kind, dtype, large or {})
+        drawing = {id(g): TracedGenerator(recorder, k, g) for k, g in enumerate(generators)}
         stand_ins = [[_stand_in(recorder, x, dtype) for x in xs] for xs in parts]
         self.given = [[e for x in xs for e in elements_of(x)] for xs in stand_ins]
         self.selected = positions(argnums, len(args)) if mode == "value_and_grad" else []
+        for i in self.selected:
+            leaves_of(args[i], f"argument {i}")  # refuses what there is no derivative by
         self._mark_selected()
         with recording_by(recorder):
             pairs = zip(args, stand_ins, strict=True)
-            given = [filled(arg, iter(xs)) for arg, xs in pairs]
+            given = [filled(arg, iter(xs), drawing) for arg, xs in pairs]
             result = f(*given)
             check_state(given, {id(x) for xs in stand_ins for x in xs}, set())
             outputs = nodes_of(result, f"the result of {getattr(f, '__name__', 'the function')}")
@@ -89,7 +97,7 @@ class Recording:
         self.program = optimized(recorder.program(numbers))
         if optimize and kind == "array":
             self.program = optimized(gathered(self.program))
-        self.runner = runner_of(engine, kind)(self.program)
+        self.runners = Pool(runner_of(engine, kind)(self.program))
         del self.recorder, self.given
 
     def _number(self, x: Any) -> int:
@@ -133,12 +141,12 @@ class Recording:
 
     # --- replay ---------------------------------------------------------------------------------
 
-    def run(self, leaves: Sequence[Any]) -> tuple[list[Any], list[Any]] | None:
-        """Results and gradients for the leaves of arguments; None if a branch comes out otherwise.
+    def run(self, given: Given) -> tuple[list[Any], list[Any]] | None:
+        """Results and gradients for arguments; None if a branch comes out otherwise.
 
-        Leaves that the function reaches by itself are read now.
+        Leaves that the function reaches by itself are read now, and random numbers are drawn.
         """
-        outcome = self._outcome(leaves)
+        outcome = self._outcome(given)
         size = len(self.program.outputs)
         for guard, condition in zip(self.program.guards, outcome[0][size:], strict=True):
             if bool(condition) != guard.outcome:
@@ -148,10 +156,10 @@ class Recording:
             gradients = results[self.size : size]
         return results[: self.size], gradients
 
-    def _outcome(self, leaves: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    def _outcome(self, given: Given) -> tuple[list[Any], list[Any]]:
         scalar = self.program.kind == "scalar"
         inputs: list[Any] = []
-        for leaf in leaves:
+        for leaf in given.leaves:
             if type(leaf) is np.ndarray:
                 inputs += leaf.ravel().tolist() if scalar else [leaf]
             elif isinstance(leaf, Tensor):
@@ -163,51 +171,69 @@ class Recording:
                 i = self.program.inputs[len(inputs)]
                 inputs.append(x if scalar else np.asarray(x, self.program.dtypes[i]))
         inputs += [data_of(x) for x in self.captured]
-        if scalar and self.mode != "value":
-            results, every = self.runner.value_and_gradient(inputs)
-            return list(map(float, results)), [float(every[i]) for i in self.variables]
-        results = self.runner.values(inputs)
+        if self.program.draws:
+            inputs += self.program.drawn(*given.generators)
+        runner = self.runners.take()
+        try:
+            if scalar and self.mode != "value":
+                results, every = runner.value_and_gradient(inputs)
+                return list(map(float, results)), [float(every[i]) for i in self.variables]
+            results = runner.values(inputs)
+        finally:
+            self.runners.put(runner)
         return (list(map(float, results)) if scalar else results), []
 
     def batch(
+        self, inputs: Sequence[Any], gradient: Gradient | None, threads: int
+    ) -> tuple[Any, Any, Any]:
+        """Per row whether branches come out as recorded; and for those rows values and gradients.
+
+        Gradients are by the arguments to differentiate by, of each row or their sum.
+        """
+        summed = gradient == "sum"
+        options: Any = {"gradients": gradient is not None, "sum_gradients": summed}
+        runner = self.runners.take()
+        try:
+            results, gradients = runner.batch(inputs, threads=threads, **options)
+            stay = np.ones(len(results), bool)
+            for k, guard in enumerate(self.program.guards, len(self.program.outputs)):
+                stay &= (results[:, k] != 0.0) == guard.outcome
+            if not stay.all() and summed:  # the others are in the sum
+                kept = [x[stay] if np.ndim(x) else x for x in inputs]
+                gradients = runner.batch(kept, threads=threads, **options)[1]
+        finally:
+            self.runners.put(runner)
+        if gradients is not None:
+            gradients = gradients[..., self.variables]
+            gradients = gradients if summed else gradients[stay]
+        return stay, results[stay, 0], gradients
+
+    def columns(
         self,
         args: tuple[Any, ...],
         data: dict[int, Any],
-        gradient: Literal["rows", "sum"] | None,
-        threads: int,
-    ) -> Any:
-        """The values at every row, and the gradient; see `Compiled.batch`."""
+        rows: int,
+        generators: Sequence[np.random.Generator],
+    ) -> list[Any]:
+        """The inputs of a batch: a column of one number per row, or a number for all rows."""
         if self.program.kind != "scalar" or self.size != 1:
             raise TypeError("batch: expected a function of Values that returns a single number")
         inputs: list[Any] = []
         for i, arg in enumerate(args):
             if i in data:
-                inputs += list(data[i].reshape(len(data[i]), -1).T)
+                inputs += list(data[i].reshape(rows, -1).T)
             else:
                 for leaf in leaves_of(arg, "argument", further=True):
                     inputs += [e._data for e in elements_of(as_given(leaf[1], "scalar"))]
         inputs += [float(data_of(x)) for x in self.captured]
-        results, gradients = self.runner.batch(
-            inputs,
-            gradients=gradient is not None,
-            sum_gradients=gradient == "sum",
-            threads=threads,
-        )
-        for k, guard in enumerate(self.program.guards, len(self.program.outputs)):
-            other = np.flatnonzero((results[:, k] != 0.0) != guard.outcome)
-            if len(other):
-                raise RuntimeError(
-                    f"batch: {len(other)} rows, the first of them {other[0]}, take another branch "
-                    f"than row 0{guard.line}; use where(), or call them apart"
-                )
-        if gradient is None:
-            return results[:, 0]
-        parts = gradients[..., self.variables]
-        return results[:, 0], put_rows(self.gradient_template, parts)
+        if self.program.draws:
+            drawn = [self.program.drawn(*generators) for _ in range(rows)]  # row after row
+            inputs += list(np.array(drawn).reshape(rows, -1).T)
+        return inputs
 
-    def diverged(self, leaves: Sequence[Any]) -> str:
+    def diverged(self, given: Given) -> str:
         """Which branch comes out otherwise than it was recorded."""
-        outcomes = self._outcome(leaves)[0][len(self.program.outputs) :]
+        outcomes = self._outcome(given)[0][len(self.program.outputs) :]
         for guard, condition in zip(self.program.guards, outcomes, strict=True):
             if bool(condition) != guard.outcome:
                 return (

@@ -12,6 +12,7 @@ Memory: values and adjoints, 16 bytes per instruction, 4 per operand, and 12 per
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -243,6 +244,12 @@ class Runner:
         self._values = np.zeros(self.size)
         self._values[self.constants[0]] = self.constants[1]
         self._adjoints = np.zeros(0)
+
+    def twin(self) -> Runner:
+        """Another runner of the program, for another thread."""
+        other = copy.copy(self)
+        other._values, other._adjoints = self._values.copy(), np.zeros(0)
+        return other
 
     @property
     def nbytes(self) -> int:

@@ -12,6 +12,7 @@ an operand that is not a slice takes 8 more, or 16 where instructions of one gro
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp import arrays, floats
-from tinygrad_bp.replay.program import CONDITIONS, Program, detach
+from tinygrad_bp.replay.program import EXACT, Program
 from tinygrad_bp.rules import RULES
 
 Floats = NDArray[np.float64]
@@ -28,15 +29,6 @@ Do = Callable[[], None]
 
 CHUNK = 1 << 15  # instructions of one call at most, so that what is gathered stays in the cache
 FEW = 10  # below this, instructions are run one by one
-
-# These give the same bits for a float as for an element of an array.
-_EXACT = {detach, *CONDITIONS.values()} | {
-    RULES[name]
-    for name in (
-        *("absolute", "add", "subtract", "multiply", "divide"),
-        *("negative", "positive", "sqrt", "square", "where"),
-    )
-}
 
 
 # --- what can be done at once --------------------------------------------------------------------
@@ -345,7 +337,7 @@ class _OneByOne:
                 values[i] = rule.value(arrays, *[values[j] for j in self._of(i, rule)])
             return
         number = values.data
-        exact = [rule.value if rule in _EXACT else None for rule in rules]
+        exact = [rule.value if rule in EXACT else None for rule in rules]
         for i, code, _, x, y, z in self._instructions(False):
             value = exact[code]
             if value is None:
@@ -368,7 +360,7 @@ class _OneByOne:
             return
         number, adjoint = values.data, adjoints.data
         # Of one and two operands: whether the partials are functions of exact arithmetic.
-        quick = [rule in _EXACT and rule.arity < 3 for rule in rules]
+        quick = [rule in EXACT and rule.arity < 3 for rule in rules]
         partials = [
             (*rule.partials, None) if q else () for rule, q in zip(rules, quick, strict=True)
         ]
@@ -458,6 +450,12 @@ class Runner:
         self.parts = list(_parts_of(self.schedule))
         self._machine = _Machine(self.schedule, self.parts, None)
         self._batches: _Machine | None = None
+
+    def twin(self) -> Runner:
+        """Another runner of the program, for another thread."""
+        other = copy.copy(self)
+        other._machine, other._batches = _Machine(self.schedule, self.parts, None), None
+        return other
 
     @property
     def nbytes(self) -> int:
@@ -549,7 +547,7 @@ def table(inputs: Any, n: int) -> tuple[Floats, list[tuple[int, Floats]], int]:
 def _parts_of(schedule: Schedule) -> Iterator[_Group | _OneByOne]:
     """Groups, and what is between them."""
     sizes = schedule.last - schedule.first
-    exact = np.array([rule in _EXACT for rule in schedule.rules], bool)[schedule.codes]
+    exact = np.array([rule in EXACT for rule in schedule.rules], bool)[schedule.codes]
     wide = sizes >= np.where(exact, FEW, 2)
     start = 0
     for g in np.flatnonzero(wide).tolist():

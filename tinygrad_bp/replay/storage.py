@@ -31,6 +31,7 @@ from tinygrad_bp.replay.program import (
     INPUT,
     OPERATIONS,
     Details,
+    Draw,
     Guard,
     Placeholder,
     Program,
@@ -141,6 +142,13 @@ def _archive(program: Program) -> bytes:
         "dtypes": list(dtypes),
         "scopes": [list(place) for place in program.scopes.table],
         "places": np.stack([program.scopes.starts, program.scopes.places], 1).tolist(),
+        "draws": [
+            [
+                *(draw.generator, draw.method, _encoded(draw.parameters, found)),
+                *({name: _encoded(x, found) for name, x in draw.options.items()}, draw.count),
+            ]
+            for draw in program.draws
+        ],
         "arrays": len(found),
     }
     text = json.dumps(content, allow_nan=False).encode()
@@ -291,7 +299,7 @@ def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:
         wrong(f"it has version {content.get('version')!r}, {VERSION} is known")
     fields = {
         *("format", "version", "kind", "rules", "details", "inputs", "constants", "outputs"),
-        *("guards", "shapes", "dtypes", "arrays", "scopes", "places"),
+        *("guards", "shapes", "dtypes", "draws", "arrays", "scopes", "places"),
     }
     if content.keys() != fields:
         wrong(f"{TEXT} has the fields {sorted(content)}, expected {sorted(fields)}")
@@ -331,6 +339,7 @@ def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:
             wrong(f"instruction {i} has no arguments")
         named = {name: _decoded(x, take) for name, x in options.items()}
         details[i] = Details(tuple(_integers(of, "operands")), arguments, named)
+    draws = [_draw(row, take) for row in _rows(content["draws"], 5, "draws", unique=False)]
     constants = {i: _decoded(x, take) for i, x in _rows(content["constants"], 2, "constants")}
     if loaded:
         wrong(f"the array {next(iter(loaded))} belongs to nothing")
@@ -352,6 +361,7 @@ def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:
         shapes=[shapes[k] for k in kinds[:, 0].tolist()],
         dtypes=[dtypes[k] for k in kinds[:, 1].tolist()],
         scopes=_scopes(content["scopes"], content["places"]),
+        draws=draws,
     )
 
 
@@ -363,6 +373,16 @@ def _scopes(table: list[Any], places: list[Any]) -> Scopes:
         wrong("places: expected an instruction and a scope each")
     starts, numbers = np.array(rows, np.int32).reshape(-1, 2).T
     return Scopes([Place(*place) for place in table], starts, numbers)
+
+
+def _draw(row: list[Any], take: Callable[[Any], Any]) -> Draw:
+    generator, method, parameters, options, count = row
+    given = _decoded(parameters, take)
+    if type(method) is not str or type(given) is not tuple or type(options) is not dict:
+        wrong("draws: expected a generator, a method, its arguments, and a count")
+    _integers([count], "draws")
+    named = {name: _decoded(x, take) for name, x in options.items()}
+    return Draw(generator, method, given, named, count)
 
 
 def _rules(names: list[Any], mine: dict[str, Any]) -> list[Any]:

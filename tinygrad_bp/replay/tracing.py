@@ -8,8 +8,10 @@ and only where Python must know (`if x > 0:`) is the outcome taken, and noted as
 
 from __future__ import annotations
 
+import inspect
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,9 +24,18 @@ from tinygrad_bp.graph import MORE, UNTRACKED, Node, born, topological_order
 from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, Observer, Scope, _Block, current_state, resolve
 from tinygrad_bp.replay import program as tape
-from tinygrad_bp.replay.program import CONSTANT, INPUT, Details, Guard, Placeholder, Program
+from tinygrad_bp.replay.program import (
+    CONSTANT,
+    INPUT,
+    Details,
+    Draw,
+    Guard,
+    Placeholder,
+    Program,
+)
 from tinygrad_bp.replay.scopes import ScopeRecorder
 from tinygrad_bp.rules import Rule
+from tinygrad_bp.scalars import Values
 from tinygrad_bp.series import SeriesTensor, SeriesValue
 from tinygrad_bp.tensor import _EXPOSED, Tensor, _frozen as frozen, _typed as typed, as_array
 from tinygrad_bp.value import Value
@@ -34,12 +45,19 @@ class Recorder(Observer):
     """The tape while it grows. It looks on at plain operations, which are not on it.
 
     Attributes:
+        dtype: of arrays that stand for a Python float.
+        large: by id, arrays from outside that are too large to be compared at each run.
+        drawn: the instructions that random numbers are, in the order of `draws`.
         leaves: by instruction, the leaves that the function reached by itself (parameters that it
             closes over); their data are read at each run.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(
+        self, kind: str, dtype: Any = np.float64, large: dict[int, Any] | None = None
+    ) -> None:
         self.kind = kind
+        self.dtype = dtype
+        self.large = large or {}
         self.rules: list[Any] = [INPUT, CONSTANT]
         self.positions: dict[Any, int] = {}
         self.codes = array("H")
@@ -52,6 +70,8 @@ class Recorder(Observer):
         self.dtypes: list[Any] = []
         self.leaves: dict[int, Node] = {}
         self.leaf_inputs: list[Any] = []
+        self.draws: list[Draw] = []
+        self.drawn: list[int] = []
         self._known: dict[Any, Any] = {}  # constants by their bits, leaves by identity
         self._held: list[Any] = []  # what is known by its identity must not vanish
         self.closed = False
@@ -88,6 +108,27 @@ class Recorder(Observer):
         i = self.append(0, (), x)
         self.inputs.append(i)
         return i
+
+    def draw(self, draw: Draw, result: Any) -> Any:
+        """Random numbers, as inputs that are drawn at each run."""
+        if self.kind == "array":
+            x = np.asarray(result, self.dtype if type(result) is float else None)
+            i = self._drawn(x)
+            self.draws.append(draw)
+            return Index(self, i, x) if x.dtype.kind in "iu" else traced(self, i, x)
+        numbers = np.ravel(result).astype(np.float64).tolist()
+        nodes = [traced(self, self._drawn(x), x) for x in numbers]
+        self.draws.append(replace(draw, count=len(nodes)))
+        if not isinstance(result, np.ndarray):
+            return nodes[0]
+        array = np.empty(result.shape, object)
+        for k, node in enumerate(nodes):
+            array.flat[k] = node
+        return array.view(Values)
+
+    def _drawn(self, x: Any) -> int:
+        self.drawn.append(self.append(0, (), x))
+        return self.drawn[-1]
 
     def constant(self, x: Any) -> int:
         """An instruction for a number or an array that is always the same."""
@@ -213,7 +254,19 @@ class Recorder(Observer):
             if x.recorder is not self:
                 raise RuntimeError("a quantity of one recording cannot be used in another")
             return x
+        if self.large and type(x) is np.ndarray:
+            self._check_size(x)
         return self.leaf(x) if isinstance(x, Node) else x
+
+    def _check_size(self, x: Any) -> None:
+        """Refuse a large array from outside, or a part of one."""
+        while x is not None:
+            if id(x) in self.large:
+                raise ValueError(
+                    f"the compiled function uses an array of shape {x.shape} from outside, too "
+                    "large to see whether it has changed: pass it as an argument"
+                )
+            x = x.base if isinstance(x, np.ndarray) else None
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -226,13 +279,14 @@ class Recorder(Observer):
             codes=np.array(self.codes, np.uint16),
             operands=np.array(self.operands, np.int32).reshape(-1, 3),
             details=self.details,
-            inputs=self.inputs,
+            inputs=self.inputs + self.drawn,
             constants=self.constants,
             outputs=list(outputs),
             guards=self.guards,
             shapes=self.shapes,
             dtypes=self.dtypes,
             scopes=self.scopes.finished(),
+            draws=self.draws,
         )
 
 
@@ -287,6 +341,9 @@ class _Traced:
         _refuse("float()")
 
     def __int__(self) -> int:
+        _refuse("int()")
+
+    def __index__(self) -> int:
         _refuse("int()")
 
     def __array__(self, *unused: Any, **also: Any) -> Any:
@@ -407,6 +464,14 @@ class Index(ArrayByRules):
     def __array__(self, *unused: Any, **also: Any) -> Any:
         _refuse("the numpy array")
 
+    def __index__(self) -> int:
+        _refuse("int()")
+
+    __int__ = __index__
+
+    def __float__(self) -> float:
+        _refuse("float()")
+
     def __lt__(self, other: Any) -> Any:
         return self._as_floats() < other
 
@@ -488,15 +553,31 @@ class Condition:
     def __invert__(self) -> Any:
         return _compared(tape.logical_not, self)
 
+    def __mul__(self, other: Any) -> Any:
+        return self._as_number() * other if _is_plain(other) else NotImplemented
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._as_number() / other if _is_plain(other) else NotImplemented
+
+    def astype(self, dtype: Any) -> Any:
+        """1 where it holds, else 0: in a type of floats."""
+        if np.dtype(dtype).kind != "f":
+            raise TypeError(f"astype: a condition can become floats, not {np.dtype(dtype)}")
+        x = self._as_number()
+        return x if self.recorder.kind == "scalar" else x.astype(dtype)
+
+    def _as_number(self) -> Any:
+        return _operation(rules.where, (self, 1.0, 0.0))
+
     def all(self) -> Any:
         """Whether it holds everywhere."""
-        return _operation(rules.where, (self, 1.0, 0.0)).prod() != 0.0
+        return self._as_number().prod() != 0.0
 
     def any(self) -> Any:
         """Whether it holds anywhere."""
-        return _operation(rules.where, (self, 1.0, 0.0)).sum() != 0.0
+        return self._as_number().sum() != 0.0
 
-    __rand__, __ror__ = __and__, __or__
+    __rand__, __ror__, __rmul__ = __and__, __or__, __mul__
     __array_ufunc__ = None  # an array on the left leaves the operator to us
     __hash__ = object.__hash__
 
@@ -507,6 +588,11 @@ class Condition:
         return _compared(tape.not_equal, self, float(other) if isinstance(other, bool) else other)
 
     _interpret = staticmethod(_Traced._interpret)
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether x is what a truth value of numpy may be multiplied by, giving floats."""
+    return type(x) is float or (isinstance(x, np.ndarray) and x.dtype.kind == "f")
 
 
 # --- the interpreter ----------------------------------------------------------------------------
@@ -554,7 +640,12 @@ def _operation(
 ) -> Any:
     recorder = _recorder_of([*operands, *_flat(parameters)])
     kind = recorder.kind
+    operands = [x._as_floats() if isinstance(x, Index) else x for x in operands]
     operands = [recorder.operand(x) for x in operands]
+    if options and any(isinstance(p, Index) for p in options.values()):
+        bound = inspect.signature(rule).bind(*operands, *parameters, **options)
+        bound.apply_defaults()
+        parameters, options = bound.args[len(operands) :], {}
     options = {name: frozen(p) for name, p in (options or {}).items()}
     given: list[Index] = []  # indices among the arguments are operands of the instruction
     if isinstance(rule, ArrayRule):

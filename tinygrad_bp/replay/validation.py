@@ -19,6 +19,7 @@ from tinygrad_bp import arrays
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.replay.program import (
     CONSTANT,
+    DRAWS,
     INPUT,
     Placeholder,
     Program,
@@ -60,6 +61,7 @@ def check_program(program: Program) -> None:
     _check_operands(program)
     if problem := scopes_problem(program.scopes, count):
         wrong(problem)
+    _check_draws(program)
     many = [count, count] if program.kind == "array" else [0, 0]
     if [len(program.shapes), len(program.dtypes)] != many:
         wrong("shapes and dtypes: expected one for each instruction on arrays")
@@ -111,6 +113,22 @@ def _check_operands(program: Program) -> None:
             wrong(f"instruction {i}: the operands in its arguments are not those it has")
         if any(True for x in detail.options.values() for _ in _positions(x)):
             wrong(f"instruction {i}: an operand stands in the options")
+
+
+def _check_draws(program: Program) -> None:
+    """Every draw is of a method that draws, and there are inputs for what it gives."""
+    for draw in program.draws:
+        if draw.method not in DRAWS:
+            wrong(f"draws: {draw.method[:40]!r} draws no random numbers")
+        if not 0 <= draw.generator < len(program.draws):
+            wrong(f"draws: there is no generator {draw.generator}")
+        if draw.count < 0 or (program.kind == "array" and draw.count != 1):
+            wrong(f"draws: {draw.method} cannot give {draw.count} inputs")
+        given = (*draw.parameters, *draw.options.values())
+        if "out" in draw.options or any(True for _ in _positions(given)):
+            wrong(f"draws: {draw.method} does not take this")
+    if sum(draw.count for draw in program.draws) > len(program.inputs):
+        wrong("draws: they give more numbers than there are inputs")
 
 
 def _row(operands: Sequence[int]) -> list[int]:
