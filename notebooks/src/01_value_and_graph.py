@@ -268,7 +268,8 @@ loss.backward()
 print(f"back-propagation: w is still {w.data}, and its gradient is {w.grad:.6f}")
 w.data -= 0.5 * w.grad
 again = (tb.tanh(w * 2.0 - 0.3) - 0.9) ** 2
-print(f"gradient descent: w is now {w.data:.6f}, the loss {loss.data:.6f} → {again.data:.6f}")
+print(f"gradient descent: w is now {w.data:.6f}")
+print(f"and the loss has gone from {loss.data:.6f} to {again.data:.6f}")
 
 # %% [markdown]
 # One habit of all engines surprises everybody once. Gradients of leaves **accumulate** over

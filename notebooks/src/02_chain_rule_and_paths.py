@@ -45,8 +45,8 @@ for h, r in list(zip(steps, remainders, strict=True))[::3]:
     print(f"{h:.7f}  {r:13.3e}  {r / h:13.3e}")
 
 # %% [markdown]
-# The remainder falls by a factor of four with each halving; divided by $\Delta x$ it still halves, and
-# goes to 0. A wrong slope, however close, leaves something behind: here one that is off by one percent.
+# From row to row the step is halved three times, and the remainder falls 64-fold: a factor of four with
+# each halving. Divided by $\Delta x$ it still halves, and goes to 0. A wrong slope, however close, leaves something behind: here one that is off by one percent.
 
 # %%
 off = [r - 0.01 * slope * h for r, h in zip(remainders, steps, strict=True)]
@@ -81,9 +81,13 @@ print(f"by hand {by_hand:.12f}   by the sweep {slope:.12f}")
 
 # %%
 X = [0.5, -0.8, 0.3, 0.9, -0.4]
-W = [[0.3, 0.6, -0.2, 0.4, 0.7], [0.9, -0.3, 0.5, 0.1, -0.6], [-0.7, 0.2, 0.8, -0.5, 0.3]]
+W = [
+    [0.3, 0.6, -0.2, 0.4, 0.7],
+    [0.9, -0.3, 0.5, 0.1, -0.6],
+    [-0.7, 0.2, 0.8, -0.5, 0.3],
+]
 U = [1.2, -0.9, 0.6]
-readings = ("an edge weight", "a weight into the neuron", "a weight shared by three edges")
+readings = ("an edge weight", "into the neuron", "shared by three edges")
 
 
 def five_three_one(reading):
@@ -215,7 +219,8 @@ function, model = network(16)
 cost = explain.cost(function, model)
 once = cost.times[0]
 for name, time in zip(names[1:], cost.times[1:], strict=True):
-    print(f"{name:20} takes about {round(time / once, -2):.0f} times as long as reverse mode")
+    ratio = round(time / once, -2)
+    print(f"{name:20} takes about {ratio:.0f} times as long as reverse mode")
 
 # %% [markdown]
 # ## Copies
@@ -263,12 +268,11 @@ explain.compare(out, {w: without})
 # above shows where $u_j$ belongs: $\partial y/\partial h_j = u_j$ is the last factor of each product.
 
 # %%
-right = [path.product for path in sorted(explain.paths(out, w).listed, key=lambda p: p.names)]
-for j, product in enumerate(right):
+listed = sorted(explain.paths(out, w).listed, key=lambda path: path.names)
+for j, path in enumerate(listed):
     short = (1 - float(h[j]) ** 2) * W[j][0] * X[0]
-    print(
-        f"through h{j + 1}: {short:9.6f} × u{j + 1} = {short * U[j]:9.6f}   listed {product:9.6f}"
-    )
+    print(f"through h{j + 1}: {short:9.6f} × u{j + 1} = {short * U[j]:9.6f}", end="   ")
+    print(f"listed {path.product:9.6f}")
 
 # %% [markdown]
 # **When the chain rule holds.** It needs $g$ differentiable at $x$ and $f$ differentiable *at $g(x)$*.
@@ -283,7 +287,8 @@ def root_of_fourth_power(x):
 
 print("by the chain rule at 0:", tb.grad(root_of_fourth_power)(0.0))
 for h in (1e-1, 1e-2, 1e-3):
-    print(f"difference quotient with step {h}: {float(root_of_fourth_power(h)) / h:.4f}")
+    quotient = float(root_of_fourth_power(h)) / h
+    print(f"difference quotient with step {h}: {quotient:.4f}")
 
 # %% [markdown]
 # An answer of *nan* is honest: it says "not by this way". The library says where it comes from:
@@ -299,7 +304,8 @@ print(explain.why(root_of_fourth_power(x), x).verdict)
 # paths from $w$, and the three from $x$ ($x^2$ uses it twice). What is wrong with the attempt below?
 
 # %%
-w, x, u, v = (tb.Value(n, name) for n, name in ((0.5, "w"), (2.0, "x"), (1.0, "u"), (-3.0, "v")))
+w, x = tb.Value(0.5, "w"), tb.Value(2.0, "x")
+u, v = tb.Value(1.0, "u"), tb.Value(-3.0, "v")
 p, q = nn.named(tb.tanh(w * x), "p"), nn.named(tb.tanh(w * (x * x)), "q")
 y = u * p + v * q
 

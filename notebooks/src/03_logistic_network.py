@@ -26,7 +26,7 @@ mean, spread = learnt.x.mean(0), learnt.x.std(0)  # of the data to learn from al
 X, y = (learnt.x - mean) / spread, learnt.y[:, None].astype(float)
 X_test, y_test = (held_out.x - mean) / spread, held_out.y[:, None].astype(float)
 m = len(X)
-print(f"{m} tumours to learn from, {len(X_test)} held out, {X.shape[1]} measurements of each")
+print(f"{m} tumours to learn from, {len(X_test)} held out; {X.shape[1]} measurements each")
 print(f"{y.mean():.0%} are benign (1), the others malignant (0)")
 
 # %% [markdown]
@@ -99,8 +99,8 @@ print("loss", loss.item(), "  derivative by z", z.grad)
 deltas = explain.deltas(J)
 delta2 = a2 - y.T
 through_both = (a2 - y.T) / (a2 * (1.0 - a2)) * (a2 * (1.0 - a2))
-print("cancelled = not cancelled:", np.allclose(delta2, through_both, rtol=1e-12, atol=0.0))
-print("by hand = library:", np.allclose(delta2 / m, deltas["z2"].delta.T, rtol=1e-12, atol=0.0))
+print("cancelled = not cancelled:", np.allclose(delta2, through_both, rtol=1e-12))
+print("by hand = library:", np.allclose(delta2 / m, deltas["z2"].delta.T, rtol=1e-12))
 deltas.summary()
 
 # %% [markdown]
@@ -124,7 +124,7 @@ explain.compare(J, {name: gradient.T for name, gradient in hand.items()})
 # local derivative.
 
 # %%
-draw(nn.binary_cross_entropy_with_logits(model.layers[1](tb.sigmoid(model.layers[0](X))), y))
+draw(J, direction="TB")
 
 # %% [markdown]
 # ## Sample by sample (E12)
@@ -149,8 +149,9 @@ for i in range(m):
     Delta1 += np.outer(delta_2[1:], a_1)  # without the bias unit's
 
 first, second = model.layers
-print("Θ¹:", np.allclose(Delta1 / m, np.hstack([first.b.grad[:, None], first.W.grad.T])))
-print("Θ²:", np.allclose(Delta2 / m, np.hstack([second.b.grad[:, None], second.W.grad.T])))
+for name, Delta, layer in [("Θ¹", Delta1, first), ("Θ²", Delta2, second)]:
+    library = np.hstack([layer.b.grad[:, None], layer.W.grad.T])
+    print(f"{name} by hand = library:", np.allclose(Delta / m, library, rtol=1e-10))
 
 # %% [markdown]
 # The library does not loop, but each sample's share can still be read: `batch=0` says along which axis
@@ -158,12 +159,8 @@ print("Θ²:", np.allclose(Delta2 / m, np.hstack([second.b.grad[:, None], second
 
 # %%
 shares = explain.contributions(J, second.W, batch=0).by_sample()
-print(
-    "shares",
-    shares.shape,
-    "  their sum is the gradient:",
-    np.allclose(shares.sum(0), second.W.grad),
-)
+print("shares", shares.shape)
+print("their sum is the gradient:", np.allclose(shares.sum(0), second.W.grad, rtol=1e-12))
 print("share of sample 0:", np.round(m * shares[0, :, 0], 4))
 print("delta times a    :", np.round(delta2[0, 0] * a1[:, 0], 4))
 
@@ -179,9 +176,11 @@ strength = 5.0 / m
 for layer in model.layers:
     layer.b.data = np.linspace(-0.5, 0.5, layer.b.size)  # biases that are not zero
 model.zero_grad()
-J_reg = nn.binary_cross_entropy(model(X), y) + nn.weight_decay(model.parameters(), strength)
+penalty = nn.weight_decay(model.parameters(), strength)
+J_reg = nn.binary_cross_entropy(model(X), y) + penalty
 J_reg.backward()
-explain.compare(J_reg, {"W1": first.W.grad, "b1": first.b.grad + strength * first.b.data})
+wrong = first.b.grad + strength * first.b.data
+explain.compare(J_reg, {"W1": first.W.grad, "b1": wrong})
 
 # %% [markdown]
 # ## Training
@@ -196,13 +195,15 @@ def accuracy(h, y):
 
 def trained(strength):
     model = nn.MLP([30, 8, 1], ["sigmoid", "sigmoid"], rng=0)
+
+    def cost(h, y):
+        J = nn.binary_cross_entropy(h, y)
+        return J + nn.weight_decay(model.parameters(), strength) if strength else J
+
     history = fit(
         model,
         (X, y),
-        lambda h, y: (
-            nn.binary_cross_entropy(h, y)
-            + (nn.weight_decay(model.parameters(), strength) if strength else 0.0)
-        ),
+        cost,
         optim.SGD(model.parameters(), lr=1.0),
         epochs=40,
         rng=0,
@@ -214,7 +215,8 @@ def trained(strength):
 
 plain, history = trained(0.0)
 decayed, history_decayed = trained(5.0 / m)
-for name, network, h in [("plain", plain, history), ("with L2", decayed, history_decayed)]:
+runs = {"plain": (plain, history), "with L2": (decayed, history_decayed)}
+for name, (network, h) in runs.items():
     size = np.sqrt(sum(np.sum(layer.W.data**2) for layer in network.layers))
     right = h["val_accuracy"][-1]
     print(f"{name:8} held out: {right:.1%} right;   ‖W‖ = {size:.1f}")
@@ -231,7 +233,8 @@ pull = np.linalg.norm(shares[:, :, 0], axis=1)
 order = np.argsort(-pull)
 print("sample  is  output  part of all pulls")
 for i in order[:4]:
-    print(f"{i:6} {y[i, 0]:3.0f} {plain(X[i : i + 1]).item():7.2f} {pull[i] / pull.sum():8.0%}")
+    h, part = plain(X[i : i + 1]).item(), pull[i] / pull.sum()
+    print(f"{i:6} {y[i, 0]:3.0f} {h:7.2f} {part:8.0%}")
 rest = pull[order[m // 2 :]].sum() / pull.sum()
 print(f"the less interesting half together: {rest:.1%}")
 
