@@ -11,13 +11,7 @@
 # Source of the idea: Rumelhart, Hinton & Williams (1986), *Learning representations by
 # back-propagating errors*, Nature 323. A very readable second one: Nielsen (2015), *Neural Networks
 # and Deep Learning*, chapter 2.
-
-# %%
-import tinygrad_bp as tb
-from tinygrad_bp import explain
-from tinygrad_bp.visualize import draw
-
-# %% [markdown]
+#
 # ## One neuron
 #
 # A neuron takes an input $x$, weighs it, adds a bias, and bends the result:
@@ -27,6 +21,10 @@ from tinygrad_bp.visualize import draw
 # A `Value` is a number with an (optional) name. What is computed from Values is a Value.
 
 # %%
+import tinygrad_bp as tb
+from tinygrad_bp import explain
+from tinygrad_bp.visualize import draw
+
 w, x, b = tb.Value(0.5, "w"), tb.Value(2.0, "x"), tb.Value(-0.3, "b")
 z = w * x + b
 z.label = "z"
@@ -38,6 +36,10 @@ print(f"{y.data:.4f}")
 # So far any calculator could do this. But `y` remembers: each result knows the operation that made
 # it (`rule`), the numbers that went in (`operands`), and how fast it would change with each of them
 # (`locals`, the **local derivatives**).
+#
+# The local derivatives are school mathematics: $\partial(w x)/\partial w = x = 2$ and
+# $\partial(w x)/\partial x = w = 0.5$ for the product, $1$ and $1$ for the sum, and
+# $\tanh'(z) = 1 - \tanh^2(z) = 1 - y^2$ for the neuron's bend:
 
 # %%
 for node in tb.topological_order(y):
@@ -45,12 +47,6 @@ for node in tb.topological_order(y):
         slopes = ", ".join(f"{local:.4f}" for local in node.locals)
         print(f"{node.rule.name:8} = {node.data:.4f}   local derivatives {slopes}")
 
-# %% [markdown]
-# The local derivatives are school mathematics: $\partial(w x)/\partial w = x = 2$ and
-# $\partial(w x)/\partial x = w = 0.5$ for the product, $1$ and $1$ for the sum, and
-# $\tanh'(z) = 1 - \tanh^2(z) = 1 - y^2$ for the neuron's bend:
-
-# %%
 print(f"{1.0 - y.data**2:.4f}")
 
 # %% [markdown]
@@ -71,22 +67,23 @@ draw(y)
 #
 # So if we start at $y$ and go against the arrows, everything we need is already there.
 # That is what `backward()` does. Before it nobody has asked for a gradient, and `grad` is `None`.
+#
+# The picture now shows the gradient in each box. Follow one path: the gradient at the end of an
+# arrow, times the number on the arrow, is what arrives at its beginning.
 
 # %%
 print("before:", w.grad)
 y.backward()
 print("after: ", round(w.grad, 4))
 
-# %% [markdown]
-# The picture now shows the gradient in each box. Follow one path: the gradient at the end of an
-# arrow, times the number on the arrow, is what arrives at its beginning.
-
-# %%
 draw(y)
 
 # %% [markdown]
 # By hand: $\partial y/\partial w = (1-y^2)\,x$, $\partial y/\partial x = (1-y^2)\,w$ and
 # $\partial y/\partial b = 1-y^2$.
+#
+# Nobody should believe a derivative because a program printed it. The oldest check moves each number
+# a little to either side and looks at $y$ (central differences):
 
 # %%
 slope = 1.0 - y.data**2
@@ -95,11 +92,6 @@ for leaf in (w, x, b):
     hand = by_hand[leaf.label]
     print(f"∂y/∂{leaf.label}   by hand {hand:.6f}   by the sweep {leaf.grad:.6f}")
 
-# %% [markdown]
-# Nobody should believe a derivative because a program printed it. The oldest check moves each number
-# a little to either side and looks at $y$ (central differences):
-
-# %%
 print(tb.check_gradients(lambda w, x, b: tb.tanh(w * x + b), [w, x, b]))
 
 # %% [markdown]
@@ -212,7 +204,6 @@ for node, gradient, edges in tb.sweep(e):
 # There is no magic left, so we can write it down: a number, what it was made from, the sum of what
 # comes back, and the order.
 
-
 # %%
 import math
 
@@ -260,6 +251,9 @@ print([round(number, 6) for number in by_hand.values()])
 # back-propagation a kind of *gradient descent*. The two are different things. Back-propagation
 # **computes** gradients and changes no parameter; gradient descent **uses** them:
 # $w \leftarrow w - \eta\,\partial L/\partial w$.
+#
+# One habit of all engines surprises everybody once. Gradients of leaves **accumulate** over
+# `backward()` calls, because that is how several losses are added up. Say `zero_grad()` in between.
 
 # %%
 w = tb.Value(0.5, "w")
@@ -271,11 +265,6 @@ again = (tb.tanh(w * 2.0 - 0.3) - 0.9) ** 2
 print(f"gradient descent: w is now {w.data:.6f}")
 print(f"and the loss has gone from {loss.data:.6f} to {again.data:.6f}")
 
-# %% [markdown]
-# One habit of all engines surprises everybody once. Gradients of leaves **accumulate** over
-# `backward()` calls, because that is how several losses are added up. Say `zero_grad()` in between.
-
-# %%
 v = tb.Value(2.0, "v")
 (v * v).backward()
 (v * v).backward()

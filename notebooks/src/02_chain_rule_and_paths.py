@@ -9,17 +9,7 @@
 #
 # Sources: Bauer (1974), *Computational graphs and rounding error*, for the sum over paths; Griewank &
 # Walther (2008), *Evaluating Derivatives*, chapters 3 and 4, for the costs.
-
-# %%
-import math
-
-import numpy as np
-
-import tinygrad_bp as tb
-from tinygrad_bp import explain, nn
-from tinygrad_bp.visualize import draw, plots
-
-# %% [markdown]
+#
 # ## The chain rule is about remainders
 #
 # That $g$ is differentiable at $x$ means: a small step $\Delta x$ changes it by
@@ -30,8 +20,16 @@ from tinygrad_bp.visualize import draw, plots
 # goes to 0. Take $y = f(g(x))$ with $g = \sin$ and $f = \tanh$, at $x = 0.6$, and halve the step again
 # and again.
 
-
 # %%
+import math
+
+import numpy as np
+
+import tinygrad_bp as tb
+from tinygrad_bp import explain, nn
+from tinygrad_bp.visualize import draw, plots
+
+
 def y(x):
     return tb.tanh(tb.sin(x))
 
@@ -178,8 +176,7 @@ for width, depth in [(2, 3), (3, 4), (4, 10), (4, 40)]:
 # the distributive law, used at every node.
 #
 # $$a\,c + b\,c = (a + b)\,c$$
-
-# %% [markdown]
+#
 # ## What a gradient costs
 #
 # There are three ways to get the derivatives of a loss by $n$ parameters. **Reverse mode** is the sweep.
@@ -228,6 +225,9 @@ for name, time in zip(names[1:], cost.times[1:], strict=True):
 # A parameter that stands in several places may be treated as so many independent copies, whose
 # derivatives are then added (E17). The product rule is the simplest case: $x^3 = x_1 x_2 x_3$ with
 # three copies, each with derivative $x^2$.
+#
+# The same with a matrix that a recurrent network uses at three steps. `contributions` reads each copy's
+# derivative from the shared graph, and their sum is the gradient, bit for bit. Notebook 5 is about this.
 
 # %%
 x = tb.Value(1.7, "x")
@@ -237,11 +237,6 @@ copies = [tb.Value(1.7, f"x{i}") for i in (1, 2, 3)]
 print("copies:", [round(copy.grad, 6) for copy in copies])
 print("their sum is the shared gradient:", x.grad == sum(copy.grad for copy in copies))
 
-# %% [markdown]
-# The same with a matrix that a recurrent network uses at three steps. `contributions` reads each copy's
-# derivative from the shared graph, and their sum is the gradient, bit for bit. Notebook 5 is about this.
-
-# %%
 rng = np.random.default_rng(0)
 cell = nn.RNNCell(2, 3, rng=rng)
 states = nn.unroll(cell, rng.normal(size=(3, 1, 2)), cell.initial_state(1))
@@ -257,17 +252,15 @@ uses
 # **The weights downstream.** The article multiplies, along each path of the second reading, the local
 # derivative at the first edge and those of the activations, and leaves out the weights $u_j$ that follow.
 # With numbers:
-
-# %%
-out, w, h = five_three_one(readings[1])
-without = sum((1 - float(h[j]) ** 2) * W[j][0] * X[0] for j in range(3))
-explain.compare(out, {w: without})
-
-# %% [markdown]
+#
 # Nothing fits: a forgotten *weight* is no systematic mistake, so one has to look at the paths. The list
 # above shows where $u_j$ belongs: $\partial y/\partial h_j = u_j$ is the last factor of each product.
 
 # %%
+out, w, h = five_three_one(readings[1])
+without = sum((1 - float(h[j]) ** 2) * W[j][0] * X[0] for j in range(3))
+print(explain.compare(out, {w: without}))
+
 listed = sorted(explain.paths(out, w).listed, key=lambda path: path.names)
 for j, path in enumerate(listed):
     short = (1 - float(h[j]) ** 2) * W[j][0] * X[0]
@@ -278,6 +271,8 @@ for j, path in enumerate(listed):
 # **When the chain rule holds.** It needs $g$ differentiable at $x$ and $f$ differentiable *at $g(x)$*.
 # The composition may be differentiable without: $\sqrt{x^4} = x^2$ has the derivative 0 at 0, but the
 # root has none there. The chain rule says $\infty \cdot 0$, and so does every program that applies it.
+#
+# An answer of *nan* is honest: it says "not by this way". The library says where it comes from:
 
 
 # %%
@@ -290,10 +285,6 @@ for h in (1e-1, 1e-2, 1e-3):
     quotient = float(root_of_fourth_power(h)) / h
     print(f"difference quotient with step {h}: {quotient:.4f}")
 
-# %% [markdown]
-# An answer of *nan* is honest: it says "not by this way". The library says where it comes from:
-
-# %%
 x = tb.Value(0.0, "x")
 print(explain.why(root_of_fourth_power(x), x).verdict)
 

@@ -65,6 +65,9 @@ print("the same outputs:", np.allclose(a2.T, model(X).data, rtol=1e-14, atol=0.0
 # Over $m$ samples and $K$ outputs $h = a^2$ (here $K = 1$), the binary cross-entropy
 #
 # $$J = \frac{1}{m}\sum_{i=1}^{m}\sum_{k=1}^{K}\Bigl[-y_k^{(i)}\log h_k^{(i)} - (1-y_k^{(i)})\log\bigl(1-h_k^{(i)}\bigr)\Bigr].$$
+#
+# The formula has a trap: for a confident and wrong output $h$ rounds to 1, and $\log(1-h)$ is minus
+# infinity. Computed from $z$ itself, as $\log(1 + e^{z}) - y z$, nothing overflows:
 
 # %%
 by_hand = 0.0
@@ -74,11 +77,6 @@ for i in range(m):
 J = nn.binary_cross_entropy(model(X), y)
 print(f"by hand {by_hand:.12f}   library {J.item():.12f}")
 
-# %% [markdown]
-# The formula has a trap: for a confident and wrong output $h$ rounds to 1, and $\log(1-h)$ is minus
-# infinity. Computed from $z$ itself, as $\log(1 + e^{z}) - y z$, nothing overflows:
-
-# %%
 z = tb.Tensor([[1000.0, -1000.0]])
 loss = nn.binary_cross_entropy_with_logits(z, [[0.0, 1.0]])
 loss.backward()

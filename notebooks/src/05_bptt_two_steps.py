@@ -55,23 +55,20 @@ print(f"q = {q.data:.6f}   o = {tb.sigmoid(q.data):.6f}   E = {E.data:.6f}")
 #
 # The article puts a softmax on the single number $q$. But $o = e^q / e^q = 1$ whatever $q$ is: then
 # $E = -\log 1 = 0$, nothing depends on anything, and every gradient is zero.
+#
+# A softmax needs at least two logits. With one number, the sigmoid is the right output: it *is* the softmax
+# of the two logits $(q, 0)$. (That is why the derivative of the loss is the familiar $o - y$ below.)
 
 # %%
 o = tb.softmax(tb.values([chain(u, u, w, w, k, v)]))
 E_one = -tb.log(o[0])
 E_one.backward()
-print(
-    "o =", o[0].data, "  E =", abs(E_one.data), "  gradients", [abs(p.grad) for p in (u, w, k, v)]
-)
+gradients = [abs(p.grad) for p in (u, w, k, v)]
+print("o =", o[0].data, "  E =", abs(E_one.data), "  gradients", gradients)
 for p in (u, w, k, v):
     p.zero_grad()
 print(explain.why(E_one, w).verdict)
 
-# %% [markdown]
-# A softmax needs at least two logits. With one number, the sigmoid is the right output: it *is* the softmax
-# of the two logits $(q, 0)$. (That is why the derivative of the loss is the familiar $o - y$ below.)
-
-# %%
 print(f"{tb.sigmoid(q.data):.12f}  {tb.softmax(tb.Tensor([q.data, 0.0])).data[0]:.12f}")
 
 # %% [markdown]
@@ -81,7 +78,8 @@ print(f"{tb.sigmoid(q.data):.12f}  {tb.softmax(tb.Tensor([q.data, 0.0])).data[0]
 # chain $E \to q \to s_1 \to z_1 \to s_0 \to z_0$. `explain.deltas` shows each of these derivatives.
 
 # %%
-copies = {name: tb.Value(numbers[name[0]], name) for name in ("u0", "u1", "w0", "w1", "k", "v")}
+names = ("u0", "u1", "w0", "w1", "k", "v")
+copies = {name: tb.Value(numbers[name[0]], name) for name in names}
 E_copies = nn.named(nn.binary_cross_entropy_with_logits(chain(*copies.values()), y), "E")
 E_copies.backward()
 
@@ -100,29 +98,26 @@ explain.deltas(E_copies)
 #
 # $$\frac{\partial E}{\partial u} = \frac{\partial E}{\partial u_1} + \frac{\partial E}{\partial u_0}
 # = \delta_{z_1} x_1 + \delta_{z_0} x_0.$$
+#
+# That a copy's derivative means what it says can be tested: move *one* copy a little, and leave the other.
 
 # %%
 E.backward()
 u1, u0 = copies["u1"].grad, copies["u0"].grad
 print(f"∂E/∂u₁ = {u1:.6f} (by hand {delta_z1 * x1:.6f})")
 print(f"∂E/∂u₀ = {u0:.6f} (by hand {delta_z0 * x0:.6f})")
-print(
-    f"sum      {u1 + u0:.6f}   shared u: {u.grad:.6f}   equal to the last bit: {u1 + u0 == u.grad}"
-)
-
-# %% [markdown]
-# That a copy's derivative means what it says can be tested: move *one* copy a little, and leave the other.
+print(f"sum      {u1 + u0:.6f}   shared u: {u.grad:.6f}")
+print("equal to the last bit:", u1 + u0 == u.grad)
 
 
-# %%
 def error(u0, u1):
     return float(nn.binary_cross_entropy_with_logits(chain(u0, u1, w, w, k, v), y))
 
 
 h = 1e-6
-print(f"move u₁ alone: {(error(0.5, 0.5 + h) - error(0.5, 0.5 - h)) / (2 * h):.6f}")
-print(f"move u₀ alone: {(error(0.5 + h, 0.5) - error(0.5 - h, 0.5)) / (2 * h):.6f}")
-print(f"move both:     {(error(0.5 + h, 0.5 + h) - error(0.5 - h, 0.5 - h)) / (2 * h):.6f}")
+for name, h0, h1 in [("u₁ alone", 0.0, h), ("u₀ alone", h, 0.0), ("both", h, h)]:
+    difference = error(0.5 + h0, 0.5 + h1) - error(0.5 - h0, 0.5 - h1)
+    print(f"move {name:8} {difference / (2 * h):.6f}")
 
 # %% [markdown]
 # ## In one formula (E19, E20), and what the article leaves out
@@ -222,7 +217,8 @@ print("∂E₄/∂W by way of step 2, first row:")
 print("by hand", cell(4, 2)[0].round(6))
 print("library", table[4, 2].T[0].round(6))
 steps = range(1, 6)
-same = [np.allclose(cell(t, k), table[t, k].T, rtol=1e-10) for t in steps for k in steps if k <= t]
+pairs = [(t, k) for t in steps for k in steps if k <= t]
+same = [np.allclose(cell(t, k), table[t, k].T, rtol=1e-10) for t, k in pairs]
 print(f"{sum(same)} of {len(same)} cells are equal")
 
 # %% [markdown]
@@ -232,8 +228,9 @@ print(f"{sum(same)} of {len(same)} cells are equal")
 # %%
 E = losses[0] + losses[1] + losses[2] + losses[3] + losses[4]
 E.backward()
-print("rows   :", np.allclose(sum(table.by_loss().values()), model.cell.W.grad, rtol=1e-12))
-print("columns:", np.allclose(sum(table.by_use().values()), model.cell.W.grad, rtol=1e-12))
+for name, sums in [("rows", table.by_loss()), ("columns", table.by_use())]:
+    equal = np.allclose(sum(sums.values()), model.cell.W.grad, rtol=1e-12)
+    print(f"the {name} add up to the gradient: {equal}")
 uses = explain.contributions(E, model.cell.W).by_step()
 print("a column is a copy's share:", np.allclose(uses[2], table.by_use()[2], rtol=1e-12))
 
@@ -261,7 +258,7 @@ for mistake, kept in [
     angle = np.sum(wrong * model.cell.W.grad) / np.linalg.norm(wrong)
     angle /= np.linalg.norm(model.cell.W.grad)
     same = np.allclose(wrong, kept, rtol=1e-10)
-    print(f"{mistake.name:15} the cells named: {same};  cosine to the gradient {angle:.2f}")
+    print(f"{mistake.name:15} the cells named: {same};  cosine to the gradient: {angle:.2f}")
 
 # %% [markdown]
 # ## Exercises
@@ -304,14 +301,27 @@ explain.compare(E, {"u": common * (x2 + back1 * x1), "w": common * (s1 + back1 *
 #
 # </details>
 #
-# **2.** How does the loss of exercise 1 depend on the state *before* the first step, $s_{-1}$? Make it a
-# `tb.Value(0.4, "s")`, derive $\partial E/\partial s_{-1}$, and have it marked. What happens to it when the
-# sequence gets longer?
-#
+# **2.** How does the same loss depend on the state *before* the first step, $s_{-1}$? Derive
+# $\partial E/\partial s_{-1}$. The attempt has a factor too few.
+
+# %%
+first = tb.Value(before, "first")
+state = first
+for t, x in enumerate((x0, x1, x2)):
+    z = nn.named(u * x + (w * state + k), f"z({t})")
+    state = nn.named(tb.tanh(z), f"s({t})")
+E = nn.binary_cross_entropy_with_logits(v * state, y)
+
+print(f"one step back in time multiplies by {back1:.2f}, the next by {back0:.2f}")
+verdict = explain.compare(E, {"first": common * back1 * back0})["first"]
+print(verdict.status, f"given / right = {verdict.given / verdict.right:.4f}")
+
+# %% [markdown]
 # <details><summary>Solution</summary>
 #
-# It is the innermost factor: `common * back1 * back0 * w.data`. Each further step multiplies it by
-# $w\,\varphi'(z)$, which is smaller than 1 in size here, so that it vanishes exponentially.
+# `common * back1 * back0 * w.data`: the quotient in the cell is $1/w = -0.9091$, the factor that is missing.
+# Each further step multiplies by another $w\,\varphi'(z)$. Here these are near 1 in size; where they stay
+# below, the product vanishes exponentially with the number of steps, where they stay above, it explodes.
 #
 # </details>
 #
