@@ -118,11 +118,14 @@ hand |= {"W1": delta1 @ X / m, "b1": delta1.sum(1) / m}
 explain.compare(J, {name: gradient.T for name, gradient in hand.items()})
 
 # %% [markdown]
-# The same in the picture: each box is an array, with its shape, and an arrow carries the name of the
-# local derivative.
+# The picture for three samples, with the cost computed from $z^2$: each box is an array, with its shape, and
+# an arrow carries the name of the local derivative.
 
 # %%
-draw(J, direction="TB")
+to_z2 = nn.MLP([30, 8, 1], "sigmoid", rng=0)  # the same weights, as far as z2
+few = nn.binary_cross_entropy_with_logits(to_z2(X[:3]), y[:3])
+few.backward()
+draw(few, direction="TB")
 
 # %% [markdown]
 # ## Sample by sample (E12)
