@@ -16,7 +16,7 @@ for _package in ("jupytext", "nbclient", "ipykernel", "sklearn", "matplotlib"):
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SOURCES = sorted((FOLDER / "src").glob("*.py"))
 # What a notebook needs beyond the extra's common part, by its number.
-NEEDS = {"10": ("numba", "jax")}
+NEEDS = {"10": ("numba", "jax"), "11": ("numba", "jax")}
 
 every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 
