@@ -329,15 +329,15 @@ explain.compare(g, {"u": 32.0, "v": 16.0})
 #
 # </details>
 #
-# **3.** In `Number.backward` above, replace `reversed(order)` by `order`. What are the gradients now,
-# and why? Then leave out the set `seen`: which of the two recursions above have you built?
+# **3.** In `Number.backward` above, replace `reversed(order)` by `order`: what is $\partial c/\partial a$ of the
+# two doublings now? Put it back, and leave out the set `seen`: what is it then, and why?
 #
 # <details><summary>Solution</summary>
 #
-# With `order` the leaves come first: they hand on nothing, and every inner node hands on a gradient
-# that is still 0. Only the operands of the last node receive anything. Without `seen` a node stands in
-# the order several times, once for each path, and hands on all it has so far each time: the second
-# recursion, and $\partial c/\partial a = 6$ again for the two doublings.
+# With `order` the leaves come first: they hand on nothing, and every inner node hands on a gradient that is
+# still 0. Only the operands of the last node receive anything: $\partial c/\partial a = 0$. Without `seen`
+# $b$ stands in the order twice, once for each path to it, and hands its 2 to both uses of $a$ each time:
+# $2 \cdot (2 + 2) = 8$.
 #
 # </details>
 #
