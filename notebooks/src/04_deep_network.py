@@ -394,7 +394,7 @@ explain.compare(C, {"W1": ((U2.T @ delta2) * swish_slope @ inputs).T})
 # swish_slope = s + z1 * s * (1.0 - s)
 # ```
 #
-# `explain.derive(C, "W1")` prints it too.
+# `explain.derive(C, "W1")` prints it in another form: $a + (1 - a)\,\sigma(z)$ with $a = z\,\sigma(z)$, which is the same.
 #
 # </details>
 #
