@@ -52,6 +52,10 @@ class Plot:
         """The figure, as the text of an SVG file."""
         return self._drawn("svg").decode()
 
+    def __repr__(self) -> str:
+        titles = [axes.get_title() for axes in self.figure.axes if axes.get_title()]
+        return f"Plot({'; '.join(titles)})"
+
     def _drawn(self, kind: str) -> bytes:
         from matplotlib import rc_context
 

@@ -69,6 +69,12 @@ def test_the_same_figure_gives_the_same_bytes(theme, tmp_path):
     assert draw()._repr_mimebundle_()["image/svg+xml"] == draw().svg
 
 
+def test_a_plot_prints_as_its_title():
+    plot = plots.gradients({"W": [1.0, 2.0]})
+    assert repr(plot) == "Plot(log₁₀ of the gradient's norm)"
+    assert repr(plots.curves({"loss": [1.0]})) == "Plot()"
+
+
 def test_global_state_is_left_alone():
     import matplotlib
 
