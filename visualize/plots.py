@@ -157,12 +157,19 @@ def gradients(norms: Mapping[str, Sequence[float]], *, theme: str = "light") -> 
 
 
 def curves(
-    history: Mapping[str, Sequence[float]], *, log: bool = False, theme: str = "light"
+    history: Mapping[str, Sequence[float]],
+    *,
+    x: Sequence[float] | None = None,
+    xlabel: str = "epoch",
+    log: bool = False,
+    theme: str = "light",
 ) -> Plot:
     """Numbers over the epochs of a training, such as the history that `training.fit` returns.
 
     Args:
         history: for each name a sequence of numbers.
+        x: where they stand on the horizontal axis; 1, 2, 3, ... if not given.
+        xlabel: what that axis says.
         log: whether the scale is logarithmic.
         theme: `"light"` or `"dark"`.
 
@@ -173,11 +180,12 @@ def curves(
         raise ValueError("curves: expected at least one sequence of numbers, got an empty dict")
     axes, plot = _axes(theme)
     for i, (name, numbers) in enumerate(history.items()):
-        axes.plot(range(1, len(numbers) + 1), numbers, color=COLOURS[i % 6], label=name)
+        places = range(1, len(numbers) + 1) if x is None else x[: len(numbers)]
+        axes.plot(places, numbers, color=COLOURS[i % 6], label=name)
     if log:
         axes.set_yscale("log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=x is None)
+    axes.set_xlabel(xlabel)
     return _with_legend(axes, plot, list(history), theme)
 
 

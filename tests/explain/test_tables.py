@@ -50,3 +50,11 @@ def test_a_long_table_says_how_many_rows_are_not_shown():
 )
 def test_a_cell(content, expected):
     assert cell(content) == expected
+
+
+def test_a_column_without_a_word_is_not_shown_but_can_be_read():
+    table = Table("", ["name", "step", "value"], [("a", None, 1.5), ("b", "", 2.0)])
+    assert table.text().splitlines()[1:] == ["name  value", "a       1.5", "b         2"]
+    assert "step" not in table.html()
+    assert table.column("step") == [None, ""]
+    assert "step" in Table("", ["name", "step"], []).text()

@@ -94,7 +94,7 @@ def hypotheses(graph: Graph, targets: Sequence[Target]) -> Iterator[Hypothesis]:
     recurrence = recurrence_of(graph)
     yield Hypothesis(
         "zero",
-        "zero everywhere: was it ever assigned, or the parameter cut off on the way?",
+        "zero everywhere: never assigned perhaps, or the parameter is cut off on the way",
         3.5,
         lambda target: np.zeros(target.shape),
     )

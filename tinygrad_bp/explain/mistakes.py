@@ -42,7 +42,7 @@ def overwriting(loss: Any, parameters: Parameters = None) -> Mistake:
         ValueError: the mistake cannot be made on this graph.
     """
     prose = Prose(
-        "Each use of a node overwrites its gradient: `grad = local * g` for `grad += local * g`.",
+        "Each use of a node overwrites its gradient: grad = local * g for grad += local * g.",
         "Nearly everybody's first engine; d(x·x)/dx then is 3 at x = 3.",
         "Whatever is used once is right. Shared weights and residual connections are not.",
     )
@@ -63,7 +63,7 @@ def no_topological_order(loss: Any, parameters: Parameters = None) -> Mistake:
 def every_arrival(loss: Any, parameters: Parameters = None) -> Mistake:
     """Every node hands on all it has so far whenever something arrives, and so several times."""
     prose = Prose(
-        "A recursive `backward` adds to a parent's gradient and at once calls the parent, which "
+        "A recursive backward adds to a parent's gradient and at once calls the parent, which "
         "hands on what it has handed on before.",
         "Who writes the recursion of the chain rule down as it stands.",
         "b = a + a; c = b + b gives 6 for dc/da, not 4; and the time is exponential in the depth.",
@@ -78,7 +78,7 @@ def first_month(loss: Any, parameters: Parameters = None) -> Mistake:
         return wrong.every_arrival(graph, overwrite=True)
 
     prose = Prose(
-        "A recursive `backward` overwrites a parent's gradient and at once calls the parent.",
+        "A recursive backward overwrites a parent's gradient and at once calls the parent.",
         "The first month of tinygrad, before its topological sort.",
         "d(x·x)/dx = 3 at x = 3: of all paths to a node only the last one counts.",
     )
@@ -155,7 +155,7 @@ def derivative_at_output(loss: Any, parameters: Parameters = None) -> Mistake:
     """σ' is taken at the activation a, where it belongs at the weighted input z."""
     prose = Prose(
         "σ'(a) where σ'(z) is right: the derivative's function is called with the layer's output.",
-        "Code with `sigmoid_prime(z)` that has only kept a.",
+        "Code with sigmoid_prime(z) that has only kept a.",
         "Of the right sign and size: a sigmoid's derivative then is always about 0.2. relu hides "
         "it: its derivative is the same at z and at a.",
     )
@@ -167,7 +167,7 @@ def formula_at_input(loss: Any, parameters: Parameters = None) -> Mistake:
     """The formula of σ' in terms of the output, a(1 - a) or 1 - a², is computed of z."""
     prose = Prose(
         "z(1 − z) for a sigmoid and 1 − z² for a tanh, where a(1 − a) and 1 − a² are right.",
-        "Code with `x * (1 - x)` that is called with z; the other half of the pair above.",
+        "Code with x * (1 - x) that is called with z; the other half of the pair above.",
         "Gradients explode, or change sign, where |z| > 1.",
     )
     rule = _at_activations(wrong.formula_at_input)
@@ -306,7 +306,7 @@ def truncation_off_by_one(loss: Any, parameters: Parameters = None) -> Mistake:
     """The loop back through time ends one step early: the first step's uses are not counted."""
     prose = Prose(
         "The loop runs from τ down to 2, and the first step's share is lost.",
-        "`range(T - 1, 0, -1)` where `range(T - 1, -1, -1)` is meant.",
+        "range(T - 1, 0, -1) where range(T - 1, -1, -1) is meant.",
         "The recurrent matrix is right if h(0) is zero, so a test on it alone passes.",
     )
     return made(loss, parameters, "truncation_off_by_one", _of_shares(lambda s: s[1:]), prose)
@@ -348,7 +348,7 @@ def no_recursion(loss: Any, parameters: Parameters = None) -> Mistake:
     """The state h(t-1) is taken for a constant: nothing is handed back in time."""
     prose = Prose(
         "∂h(t)/∂W = σ' h(t−1)ᵀ, forgetting that h(t−1) depends on W as well.",
-        "The product rule with its second term left out; a stray `detach()`.",
+        "The product rule with its second term left out; a stray detach().",
         "What needs memory is not learned; everything else is.",
     )
     rule = _in_time(lambda graph, time: wrong.sliding(graph, time, 1))

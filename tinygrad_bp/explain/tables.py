@@ -79,16 +79,22 @@ class Table(Shown):
         place = self.columns.index(name)
         return [row[place] for row in self.rows]
 
+    def _lines(self) -> list[list[str]]:
+        """The cells of each line, headings first, without columns that say nothing."""
+        rows = [[cell(x) for x in row] for row in self.rows[:MOST_ROWS]]
+        kept = [i for i, _ in enumerate(self.columns) if not rows or any(row[i] for row in rows)]
+        return [[line[i] for i in kept] for line in [list(self.columns), *rows]]
+
     def text(self) -> str:
-        lines = [self.columns, *([cell(x) for x in row] for row in self.rows[:MOST_ROWS])]
-        table = aligned(lines, [_is_numeric(self.column(name)) for name in self.columns])
+        lines = self._lines()
+        table = aligned(lines, [_is_numeric(self.column(name)) for name in lines[0]])
         return "\n".join([clean(self.title), *table, *self._cut(), *map(clean, self.notes)])
 
     def html(self) -> str:
-        head = "".join(f"<th>{escaped(name)}</th>" for name in self.columns)
+        names, *rows = self._lines()
+        head = "".join(f"<th>{escaped(name)}</th>" for name in names)
         body = "\n".join(
-            f"<tr>{''.join(f'<td>{escaped(cell(x))}</td>' for x in row)}</tr>"
-            for row in self.rows[:MOST_ROWS]
+            f"<tr>{''.join(f'<td>{escaped(x)}</td>' for x in row)}</tr>" for row in rows
         )
         notes = "".join(f"<p>{escaped(line)}</p>\n" for line in (*self._cut(), *self.notes))
         return (
