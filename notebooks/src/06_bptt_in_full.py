@@ -1,16 +1,21 @@
 # %% [markdown]
 # # 6. Back-propagation through time, in full
 #
-# Notebook 05 took two steps by hand. Here is the whole of it: a recurrent network of any length, with
-# vectors for states and a loss at every step. We derive each gradient (E22 to E26), compute it by hand in
-# a few lines of numpy, and hold it against the backward sweep. At the end the same network learns English text.
+# Notebook 5 took two steps by hand. Here is the whole of it: a recurrent network of any length,
+# with vectors for states and a loss at every step. We derive each gradient (E22 to E26), compute it
+# by hand in a few lines of numpy, and hold it against the backward sweep. At the end the same
+# network learns English text.
 #
-# **Notation.** A textbook has column vectors; $x(t)$, $h(t)$, $o(t)$, $\hat y(t)$ belong to time step $t = 1 \dots \tau$:
+# *About 45 minutes. You need the two steps by hand (5).*
+#
+# **Notation.** A textbook has column vectors; $x(t)$, $h(t)$, $o(t)$, $\hat y(t)$ belong to time
+# step $t = 1 \dots \tau$:
 #
 # $$z(t) = U x(t) + W h(t-1) + b, \quad h(t) = \tanh z(t), \quad o(t) = V h(t) + c, \quad \hat y(t) = \operatorname{softmax}(o(t))$$
 #
-# The library has samples in **rows**, `h = tanh(x @ U + h @ W + b)`, so its arrays `U`, `W`, `V` are the transposes of
-# the textbook's matrices. That is the only difference, and this is the only place where we say so: below, `.T` is where the two meet.
+# The library has samples in **rows**, `h = tanh(x @ U + h @ W + b)`, so its arrays `U`, `W`, `V`
+# are the transposes of the textbook's matrices. That is the only difference, and this is the only
+# place where we say so: below, `.T` is where the two meet.
 
 # %%
 import textwrap
@@ -50,12 +55,15 @@ print(symbols, {name: p.shape for name, p in model.named_parameters()})
 # %% [markdown]
 # ## The loss, as printed and as meant
 #
-# The article that this notebook follows prints $L(t) = \sum_i y_i \log \hat y_i + (1 - y_i) \log(1 - \hat y_i)$ beside a softmax.
-# Two things are wrong with it.
+# The article that this notebook follows prints
+# $L(t) = \sum_i y_i \log \hat y_i + (1 - y_i) \log(1 - \hat y_i)$ beside a softmax. Two things are
+# wrong with it.
 #
-# 1. **The sign.** This sum is negative; descending along its gradient would make predictions *worse*.
-# 2. **The form.** This is the *binary* cross-entropy, which belongs to independent sigmoid units. The gradient that the article
-#    derives from it, $\partial L(t)/\partial o(t) = \hat y(t) - y(t)$, is that of the softmax cross-entropy,
+# 1. **The sign.** This sum is negative; descending along its gradient would make predictions
+#    *worse*.
+# 2. **The form.** This is the *binary* cross-entropy, which belongs to independent sigmoid units.
+#    The gradient that the article derives from it, $\partial L(t)/\partial o(t) = \hat y(t) - y(t)$,
+#    is that of the softmax cross-entropy,
 #
 # $$L(t) = -\sum_i y_i(t) \log \hat y_i(t).$$
 #
@@ -80,17 +88,22 @@ prediction = tb.softmax(tb.Tensor(logits)).data
 print(f"{'ŷ − y':22}       {(prediction - target)[0]}")
 for name, loss in losses.items():
     value, gradient = tb.value_and_grad(loss)(logits)
-    print(f"{name:22} L = {value:+.3f}, ∂L/∂o = {gradient[0]}, is ŷ − y: {same(gradient, prediction - target)}")
+    print(
+        f"{name:22} L = {value:+.3f}, ∂L/∂o = {gradient[0]}, is ŷ − y: {same(gradient, prediction - target)}"
+    )
 
 # %% [markdown]
-# Only the last one has the gradient $\hat y - y$; it is the loss of everything below, summed over time: $L = \sum_t L(t)$.
+# Only the last one has the gradient $\hat y - y$; it is the loss of everything below, summed over
+# time: $L = \sum_t L(t)$.
 #
-# A word on words: the article calls its algorithm *gradient descent*. Back-propagation **computes** a gradient;
-# gradient descent is one way to **use** it. Up to the last section, nothing here descends.
+# A word on words: the article calls its algorithm *gradient descent*. Back-propagation **computes**
+# a gradient; gradient descent is one way to **use** it. Up to the last section, nothing here
+# descends.
 #
 # ## Forward, twice
 #
-# `nn.unroll` inside of `CharRNN` is a loop over time. We write the same loop in columns, as the textbook has it.
+# `nn.unroll` inside of `CharRNN` is a loop over time. We write the same loop in columns, as the
+# textbook has it.
 
 # %%
 h0 = np.zeros((1, 3))
@@ -116,8 +129,9 @@ print(f"L = {L.item():.6f} by the library, {by_hand:.6f} by hand")
 #
 # $$\frac{\partial L(t)}{\partial o(t)} = \hat y(t) - y(t)$$
 #
-# *Why:* with $\log \hat y_i = o_i - \log \sum_k e^{o_k}$ and $\sum_i y_i = 1$, the loss is $L = \log \sum_k e^{o_k} - \sum_i y_i o_i$; the
-# derivative of the first term by $o_j$ is $\hat y_j$, that of the second $y_j$.
+# *Why:* with $\log \hat y_i = o_i - \log \sum_k e^{o_k}$ and $\sum_i y_i = 1$, the loss is
+# $L = \log \sum_k e^{o_k} - \sum_i y_i o_i$; the derivative of the first term by $o_j$ is
+# $\hat y_j$, that of the second $y_j$.
 
 # %%
 deltas = explain.deltas(L)  # every named quantity, with its value and ∂L/∂(it)
@@ -145,9 +159,10 @@ for t in range(tau, 0, -1):
     print(t, delta[t], same(deltas["h", t].delta, delta[t]))
 
 # %% [markdown]
-# **Two meanings of δ.** The article's section on deep networks takes $\delta$ by the weighted input $z$; its section on recurrent
-# ones by the state $h$. Both are fine, mixing them is not. They differ by the slope: $\delta_z(t) = (1 - h(t)^2) \odot \delta_h(t)$.
-# Each has a row of its own in the table.
+# **Two meanings of δ.** The article's section on deep networks takes $\delta$ by the weighted input
+# $z$; its section on recurrent ones by the state $h$. Both are fine, mixing them is not. They
+# differ by the slope: $\delta_z(t) = (1 - h(t)^2) \odot \delta_h(t)$. Each has a row of its own in
+# the table.
 
 # %%
 for t in range(1, tau + 1):
@@ -157,7 +172,8 @@ for t in range(1, tau + 1):
 # %% [markdown]
 # ## E23 and E26 · The gradients of the parameters
 #
-# Each parameter stands in every step, as if it were $\tau$ copies; the copies' gradients are added (E17):
+# Each parameter stands in every step, as if it were $\tau$ copies; the copies' gradients are added
+# (E17):
 #
 # $$\frac{\partial L}{\partial c} = \sum_t (\hat y(t) - y(t)), \qquad \frac{\partial L}{\partial V} = \sum_t (\hat y(t) - y(t))\, h(t)^\top \tag{E23}$$
 #
@@ -179,8 +195,9 @@ hand = {
 explain.compare(L, hand)
 
 # %% [markdown]
-# Five gradients, all equal within rounding: that *is* back-propagation through time (Werbos 1990). The engine knows nothing of time.
-# It walks one graph backwards, in which `W` stands once and is used $\tau$ times (at $t = 1$ it meets $h(0)$, here zero, and so contributes nothing):
+# Five gradients, all equal within rounding: that *is* back-propagation through time (Werbos 1990).
+# The engine knows nothing of time. It walks one graph backwards, in which `W` stands once and is
+# used $\tau$ times (at $t = 1$ it meets $h(0)$, here zero, and so contributes nothing):
 
 # %%
 explain.contributions(L, model.cell.W).table()
@@ -188,8 +205,9 @@ explain.contributions(L, model.cell.W).table()
 # %% [markdown]
 # ## The derivation, generated
 #
-# `explain.derive` reads the recorded graph and writes the derivation, in columns. It recognises that steps $1 \dots \tau$ repeat and
-# states the recursion once. Every line has been evaluated on this graph's numbers. Compare with E22 to E26 above.
+# `explain.derive` reads the recorded graph and writes the derivation, in columns. It recognises
+# that steps $1 \dots \tau$ repeat and states the recursion once. Every line has been evaluated on
+# this graph's numbers. Compare with E22 to E26 above.
 
 # %%
 explain.derive(L)
@@ -197,8 +215,9 @@ explain.derive(L)
 # %% [markdown]
 # ## The picture
 #
-# For a picture to be readable: one hidden unit, two steps, and every number a node. Green boxes are leaves. `W` and `U` stand once, with
-# an edge for each use; follow the edges from the loss to `W`, and you see the terms of E26. (Numbers at edges are local derivatives.)
+# For a picture to be readable: one hidden unit, two steps, and every number a node. Green boxes are
+# leaves. `W` and `U` stand once, with an edge for each use; follow the edges from the loss to `W`,
+# and you see the terms of E26. (Numbers at edges are local derivatives.)
 
 # %%
 tiny = nn.RNNCell(1, 1, rng=3).scalar_view()
@@ -222,14 +241,15 @@ print("the sum of all cells is ∂L/∂W:", same(table.total, hand["W"]))
 plots.heat_map(table)
 
 # %% [markdown]
-# The column $k = 1$ is zero, since $h(0) = 0$. In rows 3 and 4, what comes by way of $k = 2$ is less than half of what comes by $k = 3$:
-# how the past fades is the subject of notebook 07.
+# The column $k = 1$ is zero, since $h(0) = 0$. In rows 3 and 4, what comes by way of $k = 2$ is
+# less than half of what comes by $k = 3$: how the past fades is the subject of notebook 7.
 #
 # ## Real text
 #
-# The same class with 64 hidden units, on English (the help pages of Python's own library). Long text is cut into pieces of 25 steps; the state
-# is carried over from piece to piece, its history is not (`detach`, truncated BPTT; Williams & Peng 1990). `tb.compile` records
-# the step once and replays it (notebook 10). Gradients are clipped to norm 5 (Pascanu et al. 2013).
+# The same class with 64 hidden units, on English (the help pages of Python's own library). Long
+# text is cut into pieces of 25 steps; the state is carried over from piece to piece, its history is
+# not (`detach`, truncated BPTT; Williams & Peng 1990). `tb.compile` records the step once and
+# replays it (notebook 10). Gradients are clipped to norm 5 (Pascanu et al. 2013).
 
 # %%
 codes, alphabet = datasets.english()
@@ -264,7 +284,8 @@ plot.figure.axes[0].set_xlabel("update / 10")
 plot
 
 # %% [markdown]
-# And it writes. (Drawn symbol by symbol from the predicted distribution: not much English yet, but the shape of words; line breaks are ours.)
+# And it writes. (Drawn symbol by symbol from the predicted distribution: not much English yet, but
+# the shape of words; line breaks are ours.)
 
 # %% tags=["measured"]
 rng, state, code, written = np.random.default_rng(0), network.cell.initial_state(1), 0, []
@@ -279,8 +300,9 @@ print(textwrap.fill(" ".join("".join(written).split()), 90))
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Below is a recursion for δ(t) with a mistake in it. Run the cell: `compare` says that something is wrong, and walks the deltas backwards
-# to the first one that departs. Repair the marked line.
+# **1.** Below is a recursion for δ(t) with a mistake in it. Run the cell: `compare` says that
+# something is wrong, and walks the deltas backwards to the first one that departs. Repair the
+# marked line.
 
 # %%
 mine = {tau: V.T @ error[tau]}
@@ -292,11 +314,13 @@ explain.compare(L, {"W": dW}, {f"h({t})": mine[t][None] for t in steps})
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# The slope of tanh at step $t+1$, as in E24: `mine[t] = V.T @ error[t] + W.T @ ((1 - h[t + 1] ** 2) * mine[t + 1])`.
-# At $\tau$ nothing is passed yet, so δ(4) was right, and δ(3) is the first that departs.
+# The slope of tanh at step $t+1$, as in E24:
+# `mine[t] = V.T @ error[t] + W.T @ ((1 - h[t + 1] ** 2) * mine[t + 1])`. At $\tau$ nothing is
+# passed yet, so δ(4) was right, and δ(3) is the first that departs.
 # </details>
 #
-# **2.** Derive $\partial L/\partial h(0)$, the gradient of the initial state, and check it: make `h0` a `tb.Tensor` before the forward pass.
+# **2.** Derive $\partial L/\partial h(0)$, the gradient of the initial state, and check it: make
+# `h0` a `tb.Tensor` before the forward pass.
 
 # %%
 start = tb.Tensor(h0, "h0")
@@ -307,11 +331,13 @@ explain.compare(L_again, {"h0": (W.T @ delta[1])[None]})  # <- your formula here
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $h(0)$ acts on the loss through $z(1)$ only: $\partial L/\partial h(0) = W^\top \operatorname{diag}(1 - h(1)^2)\, \delta(1)$, that is
+# $h(0)$ acts on the loss through $z(1)$ only:
+# $\partial L/\partial h(0) = W^\top \operatorname{diag}(1 - h(1)^2)\, \delta(1)$, that is
 # `(W.T @ delta_z[1])[None]`. It is E24 without the output's term, since there is no $o(0)$.
 # </details>
 #
-# **3.** A network whose state is not tanh but sigmoid: which factor changes in E24, and to what? Check it with `nn.RNNCell(..., activation="sigmoid")`.
+# **3.** A network whose state is not tanh but sigmoid: which factor changes in E24, and to what?
+# Check it with `nn.RNNCell(..., activation="sigmoid")`.
 #
 # <details><summary>Solution</summary>
 #
@@ -320,7 +346,8 @@ explain.compare(L_again, {"h0": (W.T @ delta[1])[None]})  # <- your formula here
 #
 # ## Sources
 #
-# P. J. Werbos, *Backpropagation through time: what it does and how to do it*, Proc. IEEE 78 (1990). ·
-# I. Goodfellow, Y. Bengio, A. Courville, *Deep Learning* (2016), section 10.2.2. ·
-# R. J. Williams, J. Peng, *An efficient gradient-based algorithm for on-line training of recurrent network trajectories*, Neural Computation 2 (1990). ·
-# R. Pascanu, T. Mikolov, Y. Bengio, *On the difficulty of training recurrent neural networks*, ICML (2013).
+# P. J. Werbos, *Backpropagation through time: what it does and how to do it*, Proc. IEEE 78 (1990).
+# · I. Goodfellow, Y. Bengio, A. Courville, *Deep Learning* (2016), section 10.2.2. · R. J.
+# Williams, J. Peng, *An efficient gradient-based algorithm for on-line training of recurrent
+# network trajectories*, Neural Computation 2 (1990). · R. Pascanu, T. Mikolov, Y. Bengio, *On the
+# difficulty of training recurrent neural networks*, ICML (2013).

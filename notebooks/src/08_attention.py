@@ -15,7 +15,7 @@
 import numpy as np
 
 import tinygrad_bp as tb
-from tinygrad_bp import datasets, explain, nn, optim
+from tinygrad_bp import explain, nn, optim
 from tinygrad_bp.visualize import draw, plots
 
 np.set_printoptions(precision=4, suppress=True, linewidth=100)
@@ -32,8 +32,8 @@ def same(a, b):
 # $$Q = X W_q, \quad K = X W_k, \quad V = X W_v, \qquad S = \tfrac{1}{\sqrt d}\, Q K^\top, \quad
 # P = \operatorname{softmax}(S) \text{ by rows}, \quad O = P V$$
 #
-# $P_{ts}$ is how much step $t$ reads of step $s$. `nn.attention_weights` is the first half; we write
-# it all out once, and name what we want to see.
+# $P_{ts}$ is how much step $t$ reads of step $s$. `nn.attention_weights` is the first half; we
+# write it all out once, and name what we want to see.
 
 # %%
 rng = np.random.default_rng(0)
@@ -55,8 +55,9 @@ print(P.data)
 # %% [markdown]
 # ## Backward, by hand
 #
-# With $\delta_Y = \partial C/\partial Y$ for each matrix $Y$, from the loss $C = \tfrac12\|O - Y\|^2$ backwards. A product
-# $Y = AB$ has $\delta_A = \delta_Y B^\top$ and $\delta_B = A^\top \delta_Y$; that is nearly all of it:
+# With $\delta_Y = \partial C/\partial Y$ for each matrix $Y$, from the loss
+# $C = \tfrac12\|O - Y\|^2$ backwards. A product $Y = AB$ has $\delta_A = \delta_Y B^\top$ and
+# $\delta_B = A^\top \delta_Y$; that is nearly all of it:
 #
 # $$\delta_O = O - Y, \qquad \delta_V = P^\top \delta_O, \qquad \delta_P = \delta_O V^\top$$
 #
@@ -112,12 +113,16 @@ explain.contributions(loss, X).table()
 # %%
 terms = [delta["Q"] @ Wq.data.T, delta["K"] @ Wk.data.T, delta["V"] @ Wv.data.T]
 uses = explain.contributions(loss, X)
-print("each use is one of the terms:", all(any(same(use, term) for term in terms) for use in uses.arrays))
+print(
+    "each use is one of the terms:",
+    all(any(same(use, term) for term in terms) for use in uses.arrays),
+)
 print("their sum is the gradient:", same(uses.total, sum(terms)))
 
 # %% [markdown]
-# And each projection is used by every step, as the recurrent matrix is: $\partial C/\partial W_q = \sum_t x_t^\top \delta_{Q,t}$. With one
-# matrix for all three roles, $W_q = W_k = W_v = W$, the gradient is the sum of the three:
+# And each projection is used by every step, as the recurrent matrix is:
+# $\partial C/\partial W_q = \sum_t x_t^\top \delta_{Q,t}$. With one matrix for all three roles,
+# $W_q = W_k = W_v = W$, the gradient is the sum of the three:
 
 # %%
 W = tb.Tensor(Wq.data, "W")
@@ -129,15 +134,22 @@ def one_attention(a, b, c):
 
 copies = tb.grad(one_attention, (0, 1, 2))(W.data, W.data, W.data)
 shared = tb.grad(lambda W: one_attention(W, W, W))(W.data)
-print("copies:", [f"{np.linalg.norm(c):.4f}" for c in copies], "their sum:", f"{np.linalg.norm(sum(copies)):.4f}")
+print(
+    "copies:",
+    [f"{np.linalg.norm(c):.4f}" for c in copies],
+    "their sum:",
+    f"{np.linalg.norm(sum(copies)):.4f}",
+)
 print("the shared one is their sum:", same(shared, sum(copies)))
 
 # %% [markdown]
 # ## Why divide by √d?
 #
-# A product of two random vectors of length $d$ has variance $d$. Without the division scores grow, the
-# softmax saturates, its Jacobian $\operatorname{diag}(p) - p\,p^\top$ goes to zero, and no gradient
-# reaches $Q$ and $K$ (Vaswani et al. 2017, section 3.2.1). In numbers, means over 200 draws:
+# A product of two random vectors of length $d$ has variance $d$. Without the division scores grow,
+# the softmax saturates, its Jacobian $\operatorname{diag}(p) - p\,p^\top$ goes to zero, and no
+# gradient reaches $Q$ and $K$ (Vaswani et al. 2017, section 3.2.1). In numbers, means over 200
+# draws:
+
 
 # %%
 def jacobian_size(d, scale, draws=200):
@@ -150,7 +162,9 @@ def jacobian_size(d, scale, draws=200):
 
 
 for width in (1, 4, 16, 64, 256):
-    print(f"d = {width:3}: ‖J‖ without {jacobian_size(width, 1):.3f}, with 1/√d {jacobian_size(width, width**-0.5):.3f}")
+    print(
+        f"d = {width:3}: ‖J‖ without {jacobian_size(width, 1):.3f}, with 1/√d {jacobian_size(width, width**-0.5):.3f}"
+    )
 
 # %% [markdown]
 # ## The causal mask
@@ -161,22 +175,27 @@ for width in (1, 4, 16, 64, 256):
 # %%
 causal = nn.attention_weights(Q, K, causal=True)
 print(causal.data)
-reads = tb.jacobian(lambda X: nn.scaled_dot_product_attention(X @ Wq.data, X @ Wk.data, X @ Wv.data, causal=True))(x)
+reads = tb.jacobian(
+    lambda X: nn.scaled_dot_product_attention(X @ Wq.data, X @ Wk.data, X @ Wv.data, causal=True)
+)(x)
 print("does output t depend on input s?")
 print((np.abs(reads).max((1, 3)) > 0).astype(int))
 
 # %% [markdown]
 # ## A short way back
 #
-# In notebook 7 the gradient from step $t$ to step $k$ had to pass $t - k$ Jacobians. Here it passes one
-# attention, whatever the distance. Mean norms of $\partial(\text{output } t)/\partial(\text{input } k)$ by lag, of both, over 40 steps:
+# In notebook 7 the gradient from step $t$ to step $k$ had to pass $t - k$ Jacobians. Here it passes
+# one attention, whatever the distance. Mean norms of
+# $\partial(\text{output } t)/\partial(\text{input } k)$ by lag, of both, over 40 steps:
 
 # %%
 steps, width = 40, 8
 random = np.random.default_rng(0)
 inputs = random.normal(size=(steps, width))
 a, b, c = (random.normal(size=(width, width)) / np.sqrt(width) for _ in range(3))
-of_attention = tb.jacobian(lambda X: nn.scaled_dot_product_attention(X @ a, X @ b, X @ c, causal=True))(inputs)
+of_attention = tb.jacobian(
+    lambda X: nn.scaled_dot_product_attention(X @ a, X @ b, X @ c, causal=True)
+)(inputs)
 cell = nn.RNNCell(width, width, rng=0)
 
 
@@ -197,7 +216,10 @@ print("attention", *(f"{by_lag(of_attention, lag):8.1e}" for lag in (1, 5, 10, 2
 
 # %%
 plot = plots.curves(
-    {n: [by_lag(J, lag) for lag in range(1, 36)] for n, J in (("RNN", of_rnn), ("attention", of_attention))},
+    {
+        n: [by_lag(J, lag) for lag in range(1, 36)]
+        for n, J in (("RNN", of_rnn), ("attention", of_attention))
+    },
     log=True,
 )
 plot.figure.axes[0].set(xlabel="lag t − k", title="‖∂ output(t) / ∂ input(k)‖, mean over t")
@@ -207,8 +229,10 @@ plot
 # ## A small Transformer
 #
 # Symbols as vectors, positions added (attention by itself does not know the order), one block of
-# causal attention and a small network, logits. The task cannot be done without looking back: the second
-# half of each sequence repeats the first. So a symbol of the second half can be known, one of the first half cannot.
+# causal attention and a small network, logits. The task cannot be done without looking back: the
+# second half of each sequence repeats the first. So a symbol of the second half can be known, one
+# of the first half cannot.
+
 
 # %%
 class Transformer(nn.Module):
@@ -253,7 +277,8 @@ for _ in range(250):
     optimizer.step()
 
 # %% [markdown]
-# What is the best possible loss? Of the 11 predictions the first 5 are guesses among 8 symbols, and the other 6 can be certain: $\tfrac{5}{11} \ln 8$ nats.
+# What is the best possible loss? Of the 11 predictions the first 5 are guesses among 8 symbols, and
+# the other 6 can be certain: $\tfrac{5}{11} \ln 8$ nats.
 
 # %% tags=["measured"]
 best = 5 / 11 * np.log(symbols)
@@ -271,21 +296,27 @@ plot.figure.axes[0].set_xlabel("update / 5")
 plot
 
 # %% [markdown]
-# Where does it look? The symbol after step $t$ of the second half, $t = 5, \dots, 10$ (counted from 0), is that of step $t - 5$.
-# The weights of each head, for one sequence, last six rows:
+# Where does it look? The symbol after step $t$ of the second half, $t = 5, \dots, 10$ (counted from
+# 0), is that of step $t - 5$. The weights of each head, for one sequence, last six rows:
 
 # %% tags=["measured"]
 with tb.no_grad():
     h = network.block.norm1(network.positions(network.embedding(inputs)))
     _, weights = network.block.attention(h, causal=True, need_weights=True)
 for head in (0, 1):
-    print(f"head {head}: most read step", weights.data[0, head].argmax(-1)[5:], "weight", weights.data[0, head].max(-1)[5:].round(2))
+    print(
+        f"head {head}: most read step",
+        weights.data[0, head].argmax(-1)[5:],
+        "weight",
+        weights.data[0, head].max(-1)[5:].round(2),
+    )
 print("        t − 5          ", np.arange(6))
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Article 3 states $\delta = (\partial C/\partial a) \odot \sigma'(z)$ (E2) for every output layer; for a sigmoid, $\sigma' = a(1 - a)$. Does it hold for a softmax?
+# **1.** Article 3 states $\delta = (\partial C/\partial a) \odot \sigma'(z)$ (E2) for every output
+# layer; for a sigmoid, $\sigma' = a(1 - a)$. Does it hold for a softmax?
 
 # %%
 mine = p * (1 - p) * delta["P"]  # <- as article 3 would have it: δ = (∂C/∂a) ⊙ σ'(z)
@@ -294,11 +325,13 @@ explain.compare(loss, {"W_q": x.T @ (mine @ k / np.sqrt(d))}, {"S": mine})
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# No: the whole Jacobian belongs here, $J = \operatorname{diag}(p) - p\,p^\top$, and so `p * (delta["P"] - (p * delta["P"]).sum(1, keepdims=True))`. The softmax is not
-# elementwise: each of its outputs depends on every score of the row.
+# No: the whole Jacobian belongs here, $J = \operatorname{diag}(p) - p\,p^\top$, and so
+# `p * (delta["P"] - (p * delta["P"]).sum(1, keepdims=True))`. The softmax is not elementwise: each
+# of its outputs depends on every score of the row.
 # </details>
 #
-# **2.** What is $\partial C/\partial W_v$ if all scores are equal (say $W_q = 0$)? Derive it before you run the cell.
+# **2.** What is $\partial C/\partial W_v$ if all scores are equal (say $W_q = 0$)? Derive it before
+# you run the cell.
 
 # %%
 P0, zero = np.full((T, T), 1 / T), np.zeros((d, d))
@@ -309,24 +342,29 @@ explain.compare(of_equal, {Wv: guess})
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# Every row of $P$ is $1/T$, so every output is the mean of $V$: $\partial C/\partial W_v = X^\top P^\top (P V - Y)$, `x.T @ P0.T @ (P0 @ v - target)`.
+# Every row of $P$ is $1/T$, so every output is the mean of $V$:
+# $\partial C/\partial W_v = X^\top P^\top (P V - Y)$, `x.T @ P0.T @ (P0 @ v - target)`.
 # </details>
 #
-# **3.** Let both $W_q$ and $W_k$ start at zero. Which of the three projections will ever move? Look at $\delta_Q$ and $\delta_K$, then run:
+# **3.** Let both $W_q$ and $W_k$ start at zero. Which of the three projections will ever move? Look
+# at $\delta_Q$ and $\delta_K$, then run:
 
 # %%
 print([f"{np.linalg.norm(g):.3f}" for g in tb.grad(one_attention, (0, 1, 2))(zero, zero, Wv.data)])
-print([f"{np.linalg.norm(g):.3f}" for g in tb.grad(one_attention, (0, 1, 2))(zero, Wk.data, Wv.data)])
+print(
+    [f"{np.linalg.norm(g):.3f}" for g in tb.grad(one_attention, (0, 1, 2))(zero, Wk.data, Wv.data)]
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $\delta_Q = \delta_S K / \sqrt d$ is zero where $K = 0$, and $\delta_K = \delta_S^\top Q / \sqrt d$ where $Q = 0$: from zero for both, only $W_v$ moves, for ever.
-# With $W_q = 0$ alone, $W_q$ moves at once, and $W_k$ after it.
+# $\delta_Q = \delta_S K / \sqrt d$ is zero where $K = 0$, and
+# $\delta_K = \delta_S^\top Q / \sqrt d$ where $Q = 0$: from zero for both, only $W_v$ moves, for
+# ever. With $W_q = 0$ alone, $W_q$ moves at once, and $W_k$ after it.
 # </details>
 #
 # ## Sources
 #
-# A. Vaswani et al., *Attention is all you need*, NeurIPS (2017). ·
-# R. Xiong et al., *On layer normalization in the Transformer architecture*, ICML (2020). ·
-# D. Bahdanau, K. Cho, Y. Bengio, *Neural machine translation by jointly learning to align and translate*, ICLR (2015).
+# A. Vaswani et al., *Attention is all you need*, NeurIPS (2017). · R. Xiong et al., *On layer
+# normalization in the Transformer architecture*, ICML (2020). · D. Bahdanau, K. Cho, Y. Bengio,
+# *Neural machine translation by jointly learning to align and translate*, ICLR (2015).

@@ -3,7 +3,8 @@
 #
 # An operation is its value and its derivative. Write these two, once, and the rest follows: numbers
 # and arrays, second derivatives, forward mode, a check, a formula in the derivation, a node in the
-# picture, a kernel in the replay. This notebook makes three operations and follows each all the way.
+# picture, a kernel in the replay. This notebook makes three operations and follows each all the
+# way.
 #
 # *About 30 minutes. You need the chain rule (2) and a little of networks (4).*
 
@@ -25,6 +26,7 @@ np.set_printoptions(precision=4, suppress=True, linewidth=100)
 #
 # Mostly not. A Python function of operations that are there already is differentiated as it stands:
 
+
 # %%
 def plain_bump(x):
     return tb.exp(-x * x)
@@ -33,16 +35,18 @@ def plain_bump(x):
 print(f"{tb.grad(plain_bump)(0.5):.6f} = {-2 * 0.5 * math.exp(-0.25):.6f}")
 
 # %% [markdown]
-# A rule of its own is worth while where the derivative has a simpler form than the chain rule finds,
-# where the plain way overflows, or where one name should stand in the picture and in the derivation.
+# A rule of its own is worth while where the derivative has a simpler form than the chain rule
+# finds, where the plain way overflows, or where one name should stand in the picture and in the
+# derivation.
 #
 # ## One: an activation
 #
 # $$\operatorname{bump}(x) = e^{-x^2}, \qquad \operatorname{bump}'(x) = -2x\, e^{-x^2} = -2x\, y$$
 #
-# The partial derivative is a function of the operands and of the result $y$, which is there already.
-# `m` holds the elementary functions under numpy's names; it is what makes the same lines run on
-# floats, arrays, nodes, series and formulas.
+# The partial derivative is a function of the operands and of the result $y$, which is there
+# already. `m` holds the elementary functions under numpy's names; it is what makes the same lines
+# run on floats, arrays, nodes, series and formulas.
+
 
 # %%
 @tb.elementwise(lambda m, x, y: -2.0 * x * y, analytic=True)
@@ -69,8 +73,8 @@ print(f"{(4 * x**2 - 2) * e:.4f}, {(16 * x**4 - 48 * x**2 + 12) * e:.4f}")
 # %% [markdown]
 # ## It was checked when it was made
 #
-# A derivative that is wrong is the worst kind of mistake: the training still goes down, a little. So
-# the decorator compares value, first and second derivatives with differences at 20 points, and
+# A derivative that is wrong is the worst kind of mistake: the training still goes down, a little.
+# So the decorator compares value, first and second derivatives with differences at 20 points, and
 # refuses what does not hold. Here a sign is wrong:
 
 # %%
@@ -97,7 +101,8 @@ for method in ("central differences", "complex step"):
 # %% [markdown]
 # ## In the picture and in the derivation
 #
-# A node with its own name, and the local derivative at its edge: $-2 x y = -2 \cdot 0.8 \cdot 0.527$.
+# A node with its own name, and the local derivative at its edge:
+# $-2 x y = -2 \cdot 0.8 \cdot 0.527$.
 
 # %%
 w, u = tb.Value(0.4, "w"), tb.Value(2.0, "x")
@@ -116,8 +121,8 @@ explain.derive(nn.squared_error(hidden, [[0.2]]))
 #
 # ## In a network, trained, replayed
 #
-# A bump is high where its input is near zero: a unit that answers to a band of the plane. Two moons,
-# eight such units; `compiled=True` records a step and replays it.
+# A bump is high where its input is near zero: a unit that answers to a band of the plane. Two
+# moons, eight such units; `compiled=True` records a step and replays it.
 
 # %%
 points = datasets.moons(400, rng=0)
@@ -141,13 +146,16 @@ plots.curves({"loss": history["loss"]})
 # And the engines. The replay with numpy knows the operation, and so do machine code and JAX, where
 # they are installed (the extras `jit` and `jax`; without them this cell says so and goes on).
 
+
 # %%
 def loss(weights, inputs):
     return sum(bump(w * x) for w, x in zip(weights, inputs, strict=True))
 
 
 weights, inputs = [0.4, -0.3, 1.1], [2.0, 0.5, -1.0]
-expected = [-2 * x * w * x * math.exp(-((w * x) ** 2)) for w, x in zip(weights, inputs, strict=True)]
+expected = [
+    -2 * x * w * x * math.exp(-((w * x) ** 2)) for w, x in zip(weights, inputs, strict=True)
+]
 for engine in ("numpy", "numba", "jax"):
     try:
         value, gradient = tb.compile(loss, engine=engine).value_and_grad(weights, inputs)
@@ -158,15 +166,14 @@ for engine in ("numpy", "numba", "jax"):
 # %% [markdown]
 # ## Two: an operation that has to be careful
 #
-# $\log \cosh x$ is a loss like $\tfrac12 x^2$ near zero and $|x|$ far away. The formula as it stands
-# overflows; with $\cosh x = \tfrac12 e^{|x|}(1 + e^{-2|x|})$ it does not. Its derivative is
-# $\tanh x$. Where the accurate form is not the one that a reader knows, `textbook` gives the latter,
-# for derivations only; it is held against the other one.
+# $\log \cosh x$ is a loss like $\tfrac12 x^2$ near zero and $|x|$ far away. The formula as it
+# stands overflows; with $\cosh x = \tfrac12 e^{|x|}(1 + e^{-2|x|})$ it does not. Its derivative is
+# $\tanh x$. Where the accurate form is not the one that a reader knows, `textbook` gives the
+# latter, for derivations only; it is held against the other one.
+
 
 # %%
-@tb.elementwise(
-    lambda m, x, y: m.tanh(x), textbook=lambda m, x, y: m.divide(m.sinh(x), m.cosh(x))
-)
+@tb.elementwise(lambda m, x, y: m.tanh(x), textbook=lambda m, x, y: m.divide(m.sinh(x), m.cosh(x)))
 def logcosh(m, x):
     """log cosh x"""
     size = m.absolute(x)
@@ -183,14 +190,15 @@ explain.derive(tb.sum(logcosh(tb.Tensor([0.5, -2.0], "x"))))
 # %% [markdown]
 # ## Three: an operation on whole arrays
 #
-# Differences of neighbours, $y_i = x_{i+1} - x_i$: a linear map $y = D x$. For such an operation there
-# is no partial derivative per element, but a **pullback**, which takes the gradient $g$ by the result
-# to that by the operand. For a linear map it is the transpose, $D^\top g$. Element by element: $x_i$
-# is in $y_{i-1}$ with $+1$ and in $y_i$ with $-1$, so
+# Differences of neighbours, $y_i = x_{i+1} - x_i$: a linear map $y = D x$. For such an operation
+# there is no partial derivative per element, but a **pullback**, which takes the gradient $g$ by
+# the result to that by the operand. For a linear map it is the transpose, $D^\top g$. Element by
+# element: $x_i$ is in $y_{i-1}$ with $+1$ and in $y_i$ with $-1$, so
 #
 # $$\frac{\partial C}{\partial x_i} = g_{i-1} - g_i, \qquad g_{-1} = g_{n-1} = 0.$$
 #
 # As array code: $g$ moved one to the right, less $g$, both filled up with a zero.
+
 
 # %%
 def difference_dx(m, g, y, x):
@@ -211,8 +219,9 @@ print("the pullback:", pull(g)[0], "Dᵀ g:", D.T @ g)
 
 # %% [markdown]
 # A use for it: the curve nearest to noisy data that is smooth, minimising
-# $\tfrac12\|x - \text{data}\|^2 + \tfrac\lambda2 \|D x\|^2$. The loss is a parabola, so Newton's step from
-# anywhere ends at the lowest point, and linear algebra gives the same: $(I + \lambda D^\top D)\, x = \text{data}$.
+# $\tfrac12\|x - \text{data}\|^2 + \tfrac\lambda2 \|D x\|^2$. The loss is a parabola, so Newton's
+# step from anywhere ends at the lowest point, and linear algebra gives the same:
+# $(I + \lambda D^\top D)\, x = \text{data}$.
 
 # %%
 t = np.linspace(0, 2 * np.pi, 40)
@@ -236,6 +245,7 @@ plot
 # An operation with a kink must choose, and say what it chose. `kinks` is that sentence, and
 # `domain` keeps the check away from the kink, where differences tell nothing.
 
+
 # %%
 @tb.elementwise(
     lambda m, x, y: m.where(x > 0.5, 1.0, m.where(x < -0.5, 1.0, 0.0)),
@@ -254,8 +264,9 @@ tb.check_rule(soft_threshold, (-2.0,), (0.1,), (0.3,))  # the other two pieces
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Write the derivative of $\operatorname{swish}(x) = x\, \sigma(x)$ and put it in the place of
-# `guess`. Run the cell: the check tells whether it is right, and if not, where.
+# **1.** Write the derivative of $\operatorname{swish}(x) = x\, \sigma(x)$ and put it in the place
+# of `guess`. Run the cell: the check tells whether it is right, and if not, where.
+
 
 # %%
 def sigma(m, x):
@@ -279,8 +290,8 @@ except ValueError as error:
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# By the product rule $\sigma(x) + x\,\sigma(x)(1 - \sigma(x))$, and with the result $y = x\,\sigma(x)$ shorter:
-# $y + \sigma(x)\,(1 - y)$, so `return y + sigma(m, x) * (1.0 - y)`.
+# By the product rule $\sigma(x) + x\,\sigma(x)(1 - \sigma(x))$, and with the result
+# $y = x\,\sigma(x)$ shorter: $y + \sigma(x)\,(1 - y)$, so `return y + sigma(m, x) * (1.0 - y)`.
 # </details>
 #
 # **2.** The running sum $y_i = \sum_{j \le i} x_j$ is linear, $y = S x$ with ones on and below the
@@ -296,13 +307,14 @@ explain.compare(C, {"p": mine})
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $S^\top$ has ones on and *above* the diagonal: $\partial C/\partial x_j = \sum_{i \ge j} g_i$, the running
-# sum from the other end, `np.cumsum(g[::-1])[::-1]`. (What is summed up in the future of $j$: it is
-# back-propagation through time in miniature.)
+# $S^\top$ has ones on and *above* the diagonal: $\partial C/\partial x_j = \sum_{i \ge j} g_i$, the
+# running sum from the other end, `np.cumsum(g[::-1])[::-1]`. (What is summed up in the future of
+# $j$: it is back-propagation through time in miniature.)
 # </details>
 #
 # ## Sources
 #
-# A. Griewank, A. Walther, *Evaluating Derivatives*, 2nd ed., SIAM (2008), chapters 2 and 3. ·
-# A. G. Baydin, B. A. Pearlmutter, A. A. Radul, J. M. Siskind, *Automatic differentiation in machine
-# learning: a survey*, JMLR 18 (2018). · P. Werbos, *Backpropagation through time*, Proc. IEEE 78 (1990).
+# A. Griewank, A. Walther, *Evaluating Derivatives*, 2nd ed., SIAM (2008), chapters 2 and 3. · A. G.
+# Baydin, B. A. Pearlmutter, A. A. Radul, J. M. Siskind, *Automatic differentiation in machine
+# learning: a survey*, JMLR 18 (2018). · P. Werbos, *Backpropagation through time*, Proc. IEEE 78
+# (1990).
