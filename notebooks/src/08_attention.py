@@ -91,14 +91,13 @@ explain.compare(loss, {
 print(np.abs(delta["S"].sum(1)).max() < 1e-14)
 
 # %% [markdown]
-# The derivation, generated from the graph, and its picture:
+# The derivation, generated from the graph, and the picture of the forward pass:
 
 # %%
 explain.derive(loss, [Wq, Wk, Wv], convention="rows")
 
 # %%
-loss.backward()
-draw(loss)
+draw(loss, direction="TB")
 
 # %% [markdown]
 # ## Shared projections: one matrix, many uses
