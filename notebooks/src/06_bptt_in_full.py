@@ -53,9 +53,9 @@ model.cell.b.data, model.c.data = rng.normal(size=3), rng.normal(size=4)  # bias
 print(symbols, {name: p.shape for name, p in model.named_parameters()})
 
 # %% [markdown]
-# ## The loss, as printed and as meant
+# ## What the article prints wrong: the loss
 #
-# The article that this notebook follows prints
+# The article that this notebook follows (article 0) prints
 # $L(t) = \sum_i y_i \log \hat y_i + (1 - y_i) \log(1 - \hat y_i)$ beside a softmax. Two things are
 # wrong with it.
 #

@@ -55,9 +55,9 @@ print(P.data)
 # %% [markdown]
 # ## Backward, by hand
 #
-# With $\delta_Y = \partial C/\partial Y$ for each matrix $Y$, from the loss
-# $C = \tfrac12\|O - Y\|^2$ backwards. A product $Y = AB$ has $\delta_A = \delta_Y B^\top$ and
-# $\delta_B = A^\top \delta_Y$; that is nearly all of it:
+# With $\delta_M = \partial C/\partial M$ for each matrix $M$, from the loss
+# $C = \tfrac12\|O - Y\|^2$ backwards. A product $M = AB$ has $\delta_A = \delta_M B^\top$ and
+# $\delta_B = A^\top \delta_M$; that is nearly all of it:
 #
 # $$\delta_O = O - Y, \qquad \delta_V = P^\top \delta_O, \qquad \delta_P = \delta_O V^\top$$
 #

@@ -32,8 +32,8 @@ def same(a, b, rtol=1e-12):
 # Take $f: \mathbb R^n \to \mathbb R^m$ with $f = f_3 \circ f_2 \circ f_1$. Its Jacobian is a
 # product, $J = J_3 J_2 J_1$, and a product can be read from either end:
 #
-# $$J v = J_3 (J_2 (J_1 v)) \quad\text{forward: \text{one column}, if } v = e_k, \qquad
-# u^\top J = ((u^\top J_3) J_2) J_1 \quad\text{reverse: \text{one row}, if } u = e_j$$
+# $$J v = J_3 (J_2 (J_1 v)) \quad\text{forward: one column, if } v = e_k, \qquad
+# u^\top J = ((u^\top J_3) J_2) J_1 \quad\text{reverse: one row, if } u = e_j$$
 #
 # Both only ever multiply a matrix by a vector. Forward mode carries along with each value its
 # derivative in a direction. Here is a function from three numbers to two, with its Jacobian by
@@ -77,7 +77,7 @@ draw(y)
 # ## Forward mode by hand: dual numbers
 #
 # A *dual number* is a pair of value and tangent, with
-# $(a, \dot a)(b, \dot b) = (ab,\; \dot a b + a \dot b)$. Enough for a polynomial, in six lines:
+# $(a, \dot a)(b, \dot b) = (ab,\; \dot a b + a \dot b)$. Enough for a polynomial:
 
 
 # %%
@@ -163,7 +163,9 @@ ways = {
     "forward over forward": tb.jacobian(tb.jacobian(valley, mode="forward"), mode="forward")(start),
     "reverse over forward": tb.jacobian(tb.jacobian(valley, mode="forward"), mode="reverse")(start),
 }
-print({name: same(way, H) for name, way in ways.items()}, "symmetric:", same(H, H.T))
+for name, way in ways.items():
+    print(name, same(way, H))
+print("symmetric:", same(H, H.T))
 v = np.array([1.0, -2.0])
 print("H v:", tb.hvp(valley, start, v), same(tb.hvp(valley, start, v), H @ v))
 
@@ -247,7 +249,7 @@ print("θ =", theta)
 
 # %%
 print(same(tb.taylor(tb.sin, 0.0, 6), [0, 1, 0, -1 / 6, 0, 1 / 120, 0]))
-print("tanh⁗ at 0.5:", round(tb.derivative(tb.tanh, 4)(0.5), 6))
+print("4th derivative of tanh at 0.5:", round(tb.derivative(tb.tanh, 4)(0.5), 6))
 
 # %% [markdown]
 # ## E31 · Matrix calculus, element by element

@@ -42,7 +42,7 @@ def error(w, b, x, y):
 w, b = tb.Value(0.5, "w"), tb.Value(-0.3, "b")
 E = error(w, b, 2.0, 1.0)
 E.backward()
-draw(E)
+draw(E, direction="TB")
 
 # %% [markdown]
 # As a **tape**: each instruction is an operation and the numbers of the earlier instructions that
