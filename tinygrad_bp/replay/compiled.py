@@ -274,6 +274,7 @@ class Compiled:
                 f"{self.name}: draws random numbers from a generator that is not an argument: they "
                 "would be those of this run; pass the numpy Generator as an argument"
             )
+        recording.prepare()
         return recording
 
     # --- batches --------------------------------------------------------------------------------

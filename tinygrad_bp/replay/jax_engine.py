@@ -6,7 +6,10 @@ loops that are found on the tape (see `steps`), such as the steps of an unrolled
 with their length. A loop computes what the instructions compute one by one, up to rounding.
 
 Where it differs from numpy: jax does not raise for an index outside of an array that is given at
-each run, the element is then nan; subnormal numbers are 0; and the last bits are XLA's.
+each run, the element is then nan; subnormal numbers are 0; and the last bits are XLA's. It may also
+compute a quantity anew wherever it is used, with other last bits: where two operands of a maximum
+or a minimum are equal because one was computed from the other, it can take them for different, and
+give one of them the gradient that they would share.
 """
 
 from __future__ import annotations

@@ -97,8 +97,12 @@ class Recording:
         self.program = optimized(recorder.program(numbers))
         if optimize and kind == "array":
             self.program = optimized(gathered(self.program))
-        self.runners = Pool(runner_of(engine, kind)(self.program))
+        self.engine = engine
         del self.recorder, self.given
+
+    def prepare(self) -> None:
+        """Make what runs the program: apart, since engines may draw random numbers of their own."""
+        self.runners = Pool(runner_of(self.engine, self.program.kind)(self.program))
 
     def _number(self, x: Any) -> int:
         """The instruction that gives a result."""
