@@ -255,10 +255,10 @@ print("δ_z_f = δ_f f (1 − f):", same(delta("z_f", t), delta("f", t) * f * (1
 # %% [markdown]
 # ## Gates keep gradients alive
 #
-# ∂c(t)/∂c(k) of the LSTM contains $\prod f$ beside all that goes round through $h$. Here each
-# network has a small recurrent matrix ($\rho = 0.7$), over 60 steps; the LSTM starts with a forget
-# bias of 3, $f \approx \sigma(3) = 0.95$ (Jozefowicz et al. 2015), the GRU with the bias of its
-# gate $z$ at 3.
+# ∂c(t)/∂c(k) of the LSTM contains $\prod f$ beside all that goes round through $h$. Over 60 steps:
+# the plain network with $\rho = 0.7$; the LSTM as it starts, with a forget bias of 3,
+# $f \approx 0.95$ (Jozefowicz et al. 2015); the GRU as it starts, with the bias of its gate $z$ at
+# 3.
 
 # %%
 long = rng.normal(size=(60, 1, 2))
@@ -378,13 +378,14 @@ unit.W.data = np.array([[1.3]])
 path = nn.unroll(unit, np.zeros((40, 1, 1)), np.array([[0.1]]))
 chain = explain.jacobians(path)
 print([f"{chain[t, 1][0, 0]:.2g}" for t in (2, 4, 6, 8, 12, 20, 40)])
+print(f"h(40) = {path[-1].item():.3f}, the last factor {chain[40, 39][0, 0]:.3f}")
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # For $|w| \le 1$ the state goes to 0 and the derivative with it. For $w = 1.3$ it first grows as
-# $1.3^t$; then the state settles where $h = \tanh(1.3\, h)$, at 0.72, where the factor is
-# $1.3\,(1 - 0.72^2) = 0.62 < 1$, and it vanishes in the end. Exploding is a matter of *where* the
+# $1.3^t$; then the state settles where $h = \tanh(1.3\, h)$, at 0.75, where the factor is
+# $1.3\,(1 - 0.75^2) = 0.57 < 1$, and it vanishes in the end. Exploding is a matter of *where* the
 # state is, not of $w$ alone.
 # </details>
 #
