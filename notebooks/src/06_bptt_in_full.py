@@ -91,10 +91,12 @@ for name, loss in losses.items():
     print(
         f"{name:22} L = {value:+.3f}, ∂L/∂o = {gradient[0]}, is ŷ − y: {same(gradient, prediction - target)}"
     )
+    after = tb.softmax(tb.Tensor(logits - 0.5 * gradient)).data[0, 2]
+    print(f"{'':22} one step down it: ŷ of the right class {prediction[0, 2]:.3f} → {after:.3f}")
 
 # %% [markdown]
-# Only the last one has the gradient $\hat y - y$; it is the loss of everything below, summed over
-# time: $L = \sum_t L(t)$.
+# Descending along the loss as printed makes the prediction worse. And only the last one has the
+# gradient $\hat y - y$; it is the loss of everything below, summed over time: $L = \sum_t L(t)$.
 #
 # A word on words: the article calls its algorithm *gradient descent*. Back-propagation **computes**
 # a gradient; gradient descent is one way to **use** it. Up to the last section, nothing here

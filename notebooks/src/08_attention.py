@@ -53,7 +53,7 @@ print("rows of P:", P.data.sum(1), "the same as the library's:",
 print(P.data)
 
 # %% [markdown]
-# ## Backward, by hand
+# ## E30 · Backward, by hand
 #
 # With $\delta_M = \partial C/\partial M$ for each matrix $M$, from the loss
 # $C = \tfrac12\|O - Y\|^2$ backwards. A product $M = AB$ has $\delta_A = \delta_M B^\top$ and
@@ -227,10 +227,22 @@ plot
 # %% [markdown]
 # ## A small Transformer
 #
-# Symbols as vectors, positions added (attention by itself does not know the order), one block of
-# causal attention and a small network, logits. The task cannot be done without looking back: the
-# second half of each sequence repeats the first. So a symbol of the second half can be known, one
-# of the first half cannot.
+# By itself attention does not know the order of the steps: shuffle its input, and the output is
+# shuffled in the same way.
+
+# %%
+shuffle = [2, 0, 3, 1]
+plain = nn.scaled_dot_product_attention(Q, K, V).data
+print(
+    same(nn.scaled_dot_product_attention(Q[shuffle], K[shuffle], V[shuffle]).data, plain[shuffle])
+)
+
+# %% [markdown]
+# So symbols become vectors, and to each a vector is added that tells its position. Then one block:
+# causal attention with two heads (two attentions side by side, each on half of the features), and a
+# small network at each step; and logits. The task cannot be done without looking back: the second
+# half of each sequence repeats the first. So a symbol of the second half can be known, one of the
+# first half cannot.
 
 
 # %%
