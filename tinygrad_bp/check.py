@@ -51,12 +51,15 @@ class GradientReport:
     allowed: float
 
     def __bool__(self) -> bool:
-        return self.ok
+        return bool(self.ok)
 
     def __str__(self) -> str:
         verdict = "agree" if self.ok else "DISAGREE"
+        who = f"{self.entries} derivatives {verdict}"
+        if self.entries == 1:
+            who = f"1 derivative {verdict}{'s' if self.ok else 'S'}"
         return (
-            f"{self.entries} derivatives {verdict} with {self.method}; worst: {self.worst}: "
+            f"{who} with {self.method}; worst: {self.worst}: "
             f"sweep {self.gradient:.10g}, expected {self.expected:.10g} "
             f"(difference {self.error:.2g}, allowed {self.allowed:.2g})"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def heat_map(table: Any, *, theme: str = "light") -> Plot:
     axes.set_ylabel("time t of the loss")
     axes.set_title(f"log₁₀ ‖∂L(t)/∂{whole.name} via k‖")
     if whole is not table:
-        axes.set_title(f"{axes.get_title()}\n{table.title}")
+        title = "\n".join(textwrap.wrap(table.title, 36))
+        axes.set_title(f"{axes.get_title()}\n{title}")
         for row, column in np.argwhere(whole.mask & ~table.mask):
             _hatch(axes, column, row, THEMES[theme]["text"])
     _colour_bar(axes, image, theme)

@@ -152,7 +152,10 @@ def test_positions_are_added(learned):
     layer = nn.PositionalEncoding(5, 4, learned=learned, rng=0)
     x = RNG(0).normal(size=(3, 2, 4))
     y = layer(tb.Tensor(x))
-    np.testing.assert_array_equal(y.data, x + layer.P.data[:3, None])
+    P = layer.P.data if learned else layer.P
+    np.testing.assert_array_equal(y.data, x + P[:3, None])
+    step = tb.compile(lambda m, x: tb.sum(m(x) ** 2))
+    assert step(layer, x) == pytest.approx(float((y.data**2).sum()), rel=1e-14)
     np.testing.assert_array_equal(layer(tb.Tensor(x[:, 0])).data, y.data[:, 0])
     assert len(layer.parameters()) == learned
     y.backward(np.ones(y.shape))

@@ -37,7 +37,7 @@ def test_the_cells_that_a_truncation_drops_are_hatched():
     truncated = through_time(losses, cell.W).blocks(2)
     axes = plots.heat_map(truncated).figure.axes[0]
     assert len(axes.patches) == (truncated.whole.mask & ~truncated.mask).sum() > 0
-    assert "blocks" in axes.get_title() or "block" in axes.get_title()
+    assert "blocks" in axes.get_title()
 
 
 def test_norms_by_lag_are_means_over_pairs():

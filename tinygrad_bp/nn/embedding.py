@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.array_rules import expand_dims
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import check_features, check_sizes
 from tinygrad_bp.nn.module import Module, named
@@ -96,7 +95,7 @@ class PositionalEncoding(Module):
         dtype: float64 or float32.
 
     Attributes:
-        P: shape (steps, features).
+        P: shape (steps, features); a parameter if learned, else an array.
     """
 
     def __init__(
@@ -109,9 +108,10 @@ class PositionalEncoding(Module):
         dtype: Any = np.float64,
     ) -> None:
         P = positional_encoding(steps, features)
+        self.P: Any = P.astype(dtype)
         if learned:
             P = 0.02 * init.generator(rng).normal(size=P.shape)  # type: ignore[arg-type]
-        self.P = Tensor(P, "P", learned, dtype=dtype)
+            self.P = Tensor(P, "P", dtype=dtype)
 
     def forward(self, x: Any) -> Any:
         """x of shape (time, features) or (time, batch, features) to the same shape.
@@ -127,4 +127,4 @@ class PositionalEncoding(Module):
                 f"steps, got shape {tuple(x.shape)}"
             )
         P = self.P[: x.shape[0]]
-        return x + (P if len(x.shape) == 2 else expand_dims(P, 1))
+        return x + (P if len(x.shape) == 2 else P[:, None])
