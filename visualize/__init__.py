@@ -19,8 +19,9 @@ from typing import Any
 
 from tinygrad_bp.graph import Node
 
+from .building import scene_of
 from .files import write_text
-from .scene import listing, scene_of
+from .scene import listing
 from .svg import THEMES, render
 
 __all__ = ["Picture", "draw"]

@@ -22,7 +22,8 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+
+from .shapes import Layout, Rectangle, Route, Size, simplified
 
 ACROSS = {"box": 18.0, "label": 8.0, "trunk": 10.0}  # free space between two neighbours in a layer
 GAP = (14.0, 70.0)  # between two layers: at least, at most
@@ -31,42 +32,7 @@ STUB = {"box": 12.0, "label": 4.0, "trunk": 0.0}  # the straight end of an edge:
 MARGIN = 16.0
 PORTS = 16.0  # between the ends of two edges at one box, where it is high enough
 
-Size = tuple[float, float]  # width, height
-Point = tuple[float, float]
 _EdgeSize = tuple[int, int, Size | None]  # source, target, and the size of the label
-
-
-class Rectangle(NamedTuple):
-    """A rectangle by its upper left corner and size; y grows downwards."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-class Route(NamedTuple):
-    """The line of one edge.
-
-    Attributes:
-        points: from its beginning to the border of the target. Two neighbouring points that differ
-            in one coordinate are joined by a straight line, others by an S whose ends are straight.
-        label: where its label stands; None if it has none.
-        branches: whether it begins at a point of another edge's line, from the same source.
-    """
-
-    points: tuple[Point, ...]
-    label: Rectangle | None
-    branches: bool
-
-
-class Layout(NamedTuple):
-    """The places of boxes and the lines of edges, in the order they were given, and the size."""
-
-    boxes: tuple[Rectangle, ...]
-    routes: tuple[Route, ...]
-    width: float
-    height: float
 
 
 class _Link:
@@ -531,21 +497,9 @@ def _routes(
         points[-1] = (end.x, points[-1][1])
         label = graph.labels[i]
         routes[i] = Route(
-            _simplified(points), rectangle(label) if label else None, first.kind != "box"
+            simplified(points), rectangle(label) if label else None, first.kind != "box"
         )
     return [route for route in routes if route]
-
-
-def _simplified(points: list[Point]) -> tuple[Point, ...]:
-    """Without repeated points, and without those inside a straight piece."""
-    kept: list[Point] = []
-    for point in points:
-        if kept and point == kept[-1]:
-            continue
-        if len(kept) > 1 and kept[-2][1] == kept[-1][1] == point[1]:
-            kept.pop()
-        kept.append(point)
-    return tuple(kept)
 
 
 def _transposed(result: Layout) -> Layout:
