@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_bp.explain.steps import steps_of
 from tinygrad_bp.graph import Node
 
 from .boxes import Boxes
 from .folding import Fold, folds_of
-from .grouping import Collapse, Unit, Use, count, depth_of, grouped, keys_of
+from .grouping import Collapse, Folded, Grouping, Unit, Use, count
 from .scene import Edge, Scene
+from .steps import steps_in
 from .summaries import short
 from .text import clean, number
 from .things import Thing, source, things_of
@@ -65,7 +65,7 @@ def build(root: Node | Sequence[Node], options: Options) -> Built:
     """The same, with the nodes that boxes and edges stand for."""
     roots = [root] if isinstance(root, Node) else list(root)
     things = things_of(roots, options.shared == "per use")
-    steps = steps_of([thing.content for thing in things if thing.operands])
+    steps = steps_in(things)
     units, uses, how = _fitting(things, steps, options)
     maker = Boxes(things, units, options.show, options.heat_maps, steps)
     operands: dict[int, list[int]] = defaultdict(list)
@@ -98,19 +98,19 @@ def _fitting(
 ) -> tuple[list[Unit], list[Use], str]:
     """The units that are drawn: as asked for, and if these are too many the most that fit."""
     fewest = len(things)
-    for collapse, fold, how in _ways(things, options):
-        folded = folds_of(things, steps) if fold else lambda i: None
-        if collapse is None and not fold:
-            if len(things) > options.max_nodes:
-                continue
-            units, uses = grouped(things, collapse)
-            return units, uses, how
-        fewest = min(fewest, count(keys_of(things, collapse, folded)))
-        if fewest <= options.max_nodes:
-            units, uses = grouped(things, collapse, folded)
-            if len(units) <= options.max_nodes:
+    grouping = Grouping(things)
+    folds: Folded | None = None
+    for collapse, fold, how in _ways(grouping, options):
+        if fold and folds is None:
+            folds = folds_of(things, steps)
+        folded = folds if fold else None
+        boxes = count(grouping.keys(collapse, folded)[0])
+        if boxes <= options.max_nodes:
+            units, uses = grouping.grouped(collapse, folded)
+            boxes = len(units)
+            if boxes <= options.max_nodes:
                 return units, uses, how
-            fewest = len(units)
+        fewest = min(fewest, boxes)
     collapsed = f", and {fewest} boxes with scopes collapsed" if fewest < len(things) else ""
     raise ValueError(
         f"draw: the graph has {len(things)} nodes and constants{collapsed}, more than max_nodes="
@@ -119,16 +119,16 @@ def _fitting(
     )
 
 
-def _ways(things: Sequence[Thing], options: Options) -> Iterator[tuple[Collapse, bool, str]]:
+def _ways(grouping: Grouping, options: Options) -> Iterator[tuple[Collapse, bool, str]]:
     """Ways to draw a graph, each with fewer boxes than the one before, in words."""
     asked = options.collapse
     if not options.fold:
         yield asked, False, _words(asked)
     if options.fold is not False:
         yield asked, True, _words(asked)
-    if asked is not None or len(things) > SEARCH:
+    if asked is not None or len(grouping.things) > SEARCH:
         return
-    for depth in range(depth_of(things), 0, -1):
+    for depth in range(grouping.depth, 0, -1):
         if not options.fold:
             yield depth, False, _words(depth)
         if options.fold is not False:
@@ -157,14 +157,18 @@ def _folded(fold: Fold) -> str:
 
 def _outputs(things: Sequence[Thing], units: Sequence[Unit], wanted: set[int]) -> list[list[int]]:
     """For each group the things that others use, or that were asked for."""
-    unit_of = {i: u for u, unit in enumerate(units) for i in unit.members}
+    unit_of = [0] * len(things)
+    for u, unit in enumerate(units):
+        for i in unit.members:
+            unit_of[i] = u
     outputs: list[dict[int, None]] = [{} for _ in units]
+    for thing, u in zip(things, unit_of, strict=True):
+        for j in thing.operands:
+            if unit_of[j] != u:
+                outputs[unit_of[j]][j] = None
     for i, thing in enumerate(things):
         if id(thing.content) in wanted:
             outputs[unit_of[i]][i] = None
-        for j in thing.operands:
-            if unit_of[j] != unit_of[i]:
-                outputs[unit_of[j]][j] = None
     return [list(each) for each in outputs]
 
 

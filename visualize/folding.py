@@ -8,14 +8,16 @@ places relative to them.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tinygrad_bp.graph import Node
 from tinygrad_bp.recording import Scope
 
-from .grouping import chain_of
+from .grouping import Folded, chain_of
 from .things import Thing, kind_of, scope_of, uses_of
 
 FEWEST = 3  # regions that are folded into one box
@@ -50,21 +52,22 @@ def numbered(scope: Scope) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match and match[1] else None
 
 
-def folds_of(
-    things: Sequence[Thing], steps: Mapping[Node, int]
-) -> Callable[[int], tuple[int, Hashable] | None]:
-    """For the place of a thing, the level of its scope and the fold that it is in, if it is."""
+def folds_of(things: Sequence[Thing], steps: Mapping[Node, int]) -> Folded | None:
+    """What can be folded: for each thing the level of its scope and its key; None if nothing."""
     members = _members(things, steps)
+    regions = dict.fromkeys(members.values())
+    families = Counter(family for family, _ in regions)
+    if not any(n >= FEWEST + 2 for n in families.values()):
+        return None
     folds = _folds(_signatures(things, members))
-
-    def folded(i: int) -> tuple[int, Hashable] | None:
-        if i not in members:
-            return None
-        family, n = members[i]
+    names: dict[Any, int] = {}
+    levels, keys = np.full(len(things), -1), np.full(len(things), -1)
+    for i, (family, n) in members.items():
         fold = folds.get((family, n))
-        return None if fold is None else (family[0], ("fold", family, fold))
-
-    return folded
+        if fold is not None:
+            levels[i] = family[0]
+            keys[i] = names.setdefault(("fold", family, fold), len(names))
+    return Folded(levels, keys, list(names)) if names else None
 
 
 def _members(things: Sequence[Thing], steps: Mapping[Node, int]) -> dict[int, tuple[Family, int]]:

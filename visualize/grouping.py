@@ -3,6 +3,8 @@
 Every thing has a key, and those of one key are drawn as one box. What is used by one such box alone
 (a layer's weights, a constant) is inside it. Boxes must not come before and after one another: a
 scope that was entered twice, with something of another in between, is a box for each time.
+
+Keys are numbers in arrays, so that a large graph can be tried in several ways.
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinygrad_bp.recording import Scope
 
-from .things import Thing, kind_of, label_of, scope_of
+from .things import Thing, label_of, scope_of
 
-Keys = list[Hashable | None]
 Collapse = int | Sequence[str] | None
+Keys = NDArray[np.int64]  # per thing the number of a key, -1 for none
+DEEP = 1_000_000  # a level below all scopes
 
 _ELEMENT = re.compile(r"^(.+)\[(\d+(?:, ?\d+)*)\]$", re.DOTALL)
 
@@ -29,8 +35,8 @@ class Unit(NamedTuple):
 
     Attributes:
         members: their places, in order.
-        key: that of a group: a pair of its kind (`"scope"`, `"fold"`, `"elements"`) and a name;
-            None for a single thing.
+        key: that of a group: its kind (`"scope"`, `"fold"`, `"elements"`), a name, and more; None
+            for a single thing.
     """
 
     members: tuple[int, ...]
@@ -47,6 +53,14 @@ class Use(NamedTuple):
     count: int
 
 
+class Folded(NamedTuple):
+    """For each thing the level of the scope that is folded, and the number of its key; or -1."""
+
+    levels: Keys
+    keys: Keys
+    names: list[Any]
+
+
 def chain_of(scope: Scope) -> list[Scope]:
     """A scope and those around it, from the outermost inwards, without the root."""
     chain: list[Scope] = []
@@ -56,13 +70,15 @@ def chain_of(scope: Scope) -> list[Scope]:
     return chain[::-1]
 
 
-def depth_of(things: Sequence[Thing]) -> int:
-    """How deep the scopes are nested."""
-    scopes = {id(s): s for s in (scope_of(thing.content) for thing in things)}
-    return max((len(chain_of(scope)) for scope in scopes.values()), default=0)
+def element_of(content: Any) -> tuple[str, tuple[int, ...]] | None:
+    """The array that a Value called `W[0, 2]` belongs to, and its index there."""
+    if hasattr(content, "shape"):
+        return None
+    match = _ELEMENT.match(label_of(content))
+    return match and (match[1], tuple(int(n) for n in match[2].split(",")))
 
 
-def level_of(chain: Sequence[Scope], collapse: Collapse) -> int | None:
+def _level(chain: Sequence[Scope], collapse: Collapse) -> int | None:
     """Which scope of a chain is drawn as one box; None if none is."""
     if collapse is None:
         return None
@@ -74,124 +90,152 @@ def level_of(chain: Sequence[Scope], collapse: Collapse) -> int | None:
     return None
 
 
-def keys_of(
-    things: Sequence[Thing],
-    collapse: Collapse,
-    folded: Callable[[int], tuple[int, Hashable] | None] = lambda i: None,
-    by_entry: frozenset[Any] = frozenset(),
-) -> Keys:
-    """The key of each thing; None for those that are drawn by themselves.
+class Grouping:
+    """The ways to draw a graph in fewer boxes than it has things."""
 
-    Args:
-        things: as from `things_of`.
-        collapse: at which scopes, see `draw`.
-        folded: for the place of a thing, the level of the scope that is folded and its key.
-        by_entry: keys of scopes that are a box for every time they were entered.
-    """
-    cache: dict[int, tuple[int, Hashable] | None] = {}
-    keys: Keys = [None] * len(things)
-    for i, thing in enumerate(things):
-        if not thing.operands:
-            continue
-        scope = scope_of(thing.content)
-        if id(scope) not in cache:
-            cache[id(scope)] = _scope_key(scope, collapse, by_entry)
-        found, fold = cache[id(scope)], folded(i)
-        if fold is not None and (found is None or fold[0] <= found[0]):
-            found = fold
-        keys[i] = found and found[1]
-    _add_operands(things, keys)
-    return keys
+    def __init__(self, things: Sequence[Thing]) -> None:
+        self.things = things
+        numbers: dict[int, int] = {}
+        self.scopes: list[list[Scope]] = []
+        scope = np.full(len(things), -1)
+        for i, thing in enumerate(things):
+            if thing.operands:
+                own = scope_of(thing.content)
+                if id(own) not in numbers:
+                    numbers[id(own)] = len(self.scopes)
+                    self.scopes.append(chain_of(own))
+                scope[i] = numbers[id(own)]
+        self.scope: Keys = scope
+        self.depth = max(map(len, self.scopes), default=0)
+        self.source = np.array([j for thing in things for j in thing.operands], np.int64)
+        counts = np.array([len(thing.operands) for thing in things], np.int64)
+        self.target: Keys = np.repeat(np.arange(len(things)), counts)
+        self.element, self.arrays = self._elements()
 
+    def _elements(self) -> tuple[Keys, list[Any]]:
+        """The array that each labelled leaf is an element of."""
+        found: Keys = np.full(len(self.things), -1)
+        arrays: dict[Any, int] = {}
+        seen: Counter[str] = Counter()
+        for i, thing in enumerate(self.things):
+            content = thing.content
+            if thing.operands or getattr(content, "rule", thing) is not None:
+                continue
+            element = element_of(content)
+            if element is not None:
+                label = label_of(content)
+                seen[label] += 1  # two arrays may have one name
+                turn = thing.use or seen[label]
+                key = ("elements", element[0], turn)
+                found[i] = arrays.setdefault(key, len(arrays))
+        return found, list(arrays)
 
-def _scope_key(
-    scope: Scope, collapse: Collapse, by_entry: frozenset[Any]
-) -> tuple[int, Hashable] | None:
-    chain = chain_of(scope)
-    level = level_of(chain, collapse)
-    if level is None:
-        return None
-    key: Any = ("scope", chain[level].path)
-    return level, (*key, id(chain[level])) if key in by_entry else key
+    def keys(
+        self,
+        collapse: Collapse,
+        folded: Folded | None,
+        by_entry: frozenset[Any] = frozenset(),
+    ) -> tuple[Keys, list[Any]]:
+        """The number of the key of each thing, and what the keys are.
 
+        Args:
+            collapse: at which scopes, see `draw`.
+            folded: what is folded.
+            by_entry: keys of scopes that are a box for every time they were entered.
+        """
+        names: dict[Any, int] = {}
+        table, levels = [-1], [DEEP]  # the last is that of what has no scope
+        for chain in self.scopes:
+            level = _level(chain, collapse)
+            if level is None:
+                table.append(-1)
+                levels.append(DEEP)
+                continue
+            key: Any = ("scope", chain[level].path)
+            key = (*key, id(chain[level])) if key in by_entry else key
+            table.append(names.setdefault(key, len(names)))
+            levels.append(level)
+        keys: Keys = np.array(table)[self.scope + 1]
+        all_names = list(names)
+        if folded is not None:
+            is_outer = (folded.keys >= 0) & (folded.levels <= np.array(levels)[self.scope + 1])
+            keys = np.where(is_outer, folded.keys + len(all_names), keys)
+            all_names += folded.names
+        if all_names:
+            keys = self._with_operands(keys, len(all_names))
+        return keys, [*all_names, *self.arrays]
 
-_SEVERAL: Any = object()
+    def _with_operands(self, keys: Keys, count: int) -> Keys:
+        """With leaves and constants: in their only user's box, or in that of their array."""
+        low, high = np.full(len(keys), DEEP * DEEP), np.full(len(keys), -1)
+        np.minimum.at(low, self.source, keys[self.target])
+        np.maximum.at(high, self.source, keys[self.target])
+        is_given = self.scope < 0
+        is_inside = is_given & (low == high)
+        keys = np.where(is_inside, high, keys)
+        return np.where(is_given & (keys < 0) & (self.element >= 0), self.element + count, keys)
 
+    def grouped(self, collapse: Collapse, folded: Folded | None) -> tuple[list[Unit], list[Use]]:
+        """Units, each after those it uses, and their uses.
 
-def _add_operands(things: Sequence[Thing], keys: Keys) -> None:
-    """Keys for leaves and constants: those of their only user, or of the array they belong to."""
-    user: dict[int, Any] = {}
-    for thing, key in zip(things, keys, strict=True):
-        for i in thing.operands:
-            if not things[i].operands:
-                user[i] = key if user.get(i, key) == key else _SEVERAL
-    seen: Counter[str] = Counter()
-    for i, key in user.items():
-        if key is not None and key is not _SEVERAL:
-            keys[i] = key
-        elif kind_of(things[i].content) == "leaf" and (element := element_of(things[i].content)):
-            label = label_of(things[i].content)
-            seen[label] += 1  # two arrays may have one name
-            keys[i] = ("elements", element[0], seen[label], things[i].use)
+        Scopes that stand in a circle are boxes by entry, and if need be none at all.
+        """
+        by_entry: frozenset[Any] = frozenset()
+        broken: set[Any] = set()
+        while True:
+            keys, names = self.keys(collapse, folded, by_entry)
+            if broken:
+                is_broken = np.array([name in broken for name in names] + [False])
+                keys = np.where(is_broken[keys], -1, keys)
+            result = self._units(keys, names)
+            if not isinstance(result, set):
+                return result
+            fresh = {key for key in result if key[0] == "scope" and len(key) == 2}
+            by_entry |= fresh
+            if not fresh:
+                broken |= result
 
+    def _units(self, keys: Keys, names: list[Any]) -> tuple[list[Unit], list[Use]] | set[Any]:
+        """Units and uses; or the keys that stand in a circle."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for i, key in enumerate(keys.tolist()):
+            groups[key if key >= 0 else -1 - i].append(i)
+        members = list(groups.values())
+        unit: Keys = np.zeros(len(keys), np.int64)
+        for u, each in enumerate(members):
+            unit[each] = u
+        uses = self._uses(unit, keys)
+        order = _order(len(members), uses, [each[-1] for each in members])
+        named = [names[key] if key >= 0 else None for key in groups]
+        if len(order) < len(members):
+            return {named[u] for u in set(range(len(members))) - set(order)} - {None}
+        place = {u: p for p, u in enumerate(order)}
+        units = [Unit(tuple(members[u]), named[u]) for u in order]
+        moved = [use._replace(source=place[use.source], target=place[use.target]) for use in uses]
+        return units, sorted(moved, key=lambda use: (use.target, use.thing, use.operand))
 
-def element_of(content: Any) -> tuple[str, tuple[int, ...]] | None:
-    """The array that a Value called `W[0, 2]` belongs to, and its index there."""
-    match = _ELEMENT.match(label_of(content))
-    if match is None or hasattr(content, "shape"):
-        return None
-    return match[1], tuple(int(n) for n in match[2].split(","))
+    def _uses(self, unit: Keys, keys: Keys) -> list[Use]:
+        """The uses of units by others: between two things each by itself, else one for all."""
+        uses: list[Use] = []
+        merged: dict[tuple[int, int], int] = {}
+        starts = np.searchsorted(self.target, self.target)
+        for e in np.nonzero(unit[self.source] != unit[self.target])[0].tolist():
+            i, j = int(self.target[e]), int(self.source[e])
+            ends = int(unit[j]), int(unit[i])
+            if keys[i] < 0 and keys[j] < 0:
+                uses.append(Use(*ends, i, e - int(starts[e]), 1))
+            elif ends in merged:
+                n = merged[ends]
+                uses[n] = uses[n]._replace(count=uses[n].count + 1)
+            else:
+                merged[ends] = len(uses)
+                uses.append(Use(*ends, i, e - int(starts[e]), 1))
+        return uses
 
 
 def count(keys: Keys) -> int:
     """How many boxes there would be."""
-    return sum(key is None for key in keys) + len(set(keys) - {None})
-
-
-# --- units and their order ----------------------------------------------------------------------
-
-
-def units_of(things: Sequence[Thing], keys: Keys) -> tuple[list[Unit], list[Use]] | set[Hashable]:
-    """Units, each after those it uses, and their uses; or the keys that stand in a circle."""
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for i, key in enumerate(keys):
-        groups[("thing", i) if key is None else key].append(i)
-    names = list(groups)
-    unit = [0] * len(things)
-    for u, members in enumerate(groups.values()):
-        for i in members:
-            unit[i] = u
-    uses = _uses(things, keys, unit)
-    order = _order(len(names), uses, [groups[name][-1] for name in names])
-    if len(order) < len(names):
-        return {names[u] for u in set(range(len(names))) - set(order)}
-    place = {u: p for p, u in enumerate(order)}
-    units = [
-        Unit(tuple(groups[names[u]]), None if names[u][0] == "thing" else names[u])  # type: ignore[index]
-        for u in order
-    ]
-    moved = [use._replace(source=place[use.source], target=place[use.target]) for use in uses]
-    return units, sorted(moved, key=lambda use: (use.target, use.thing, use.operand))
-
-
-def _uses(things: Sequence[Thing], keys: Keys, unit: list[int]) -> list[Use]:
-    """The uses of units by others: between two things each by itself, else one for all."""
-    uses: list[Use] = []
-    merged: dict[tuple[int, int], int] = {}
-    for i, thing in enumerate(things):
-        for k, j in enumerate(thing.operands):
-            source, target = unit[j], unit[i]
-            if source == target:
-                continue
-            if keys[i] is None and keys[j] is None:
-                uses.append(Use(source, target, i, k, 1))
-            elif (source, target) in merged:
-                n = merged[source, target]
-                uses[n] = uses[n]._replace(count=uses[n].count + 1)
-            else:
-                merged[source, target] = len(uses)
-                uses.append(Use(source, target, i, k, 1))
-    return uses
+    return int(np.sum(keys < 0)) + len(np.unique(keys[keys >= 0]))
 
 
 def _order(size: int, uses: Sequence[Use], rank: Sequence[int]) -> list[int]:
@@ -212,25 +256,3 @@ def _order(size: int, uses: Sequence[Use], rank: Sequence[int]) -> list[int]:
             if not waiting[v]:
                 heapq.heappush(ready, (rank[v], v))
     return order
-
-
-def grouped(
-    things: Sequence[Thing],
-    collapse: Collapse,
-    folded: Callable[[int], tuple[int, Hashable] | None] = lambda i: None,
-) -> tuple[list[Unit], list[Use]]:
-    """The units of a drawing. Scopes in a circle are taken by entry, and if need be not at all."""
-    by_entry: frozenset[Any] = frozenset()
-    broken: set[Hashable] = set()
-    while True:
-        keys = keys_of(things, collapse, folded, by_entry)
-        if broken:
-            keys = [None if key in broken else key for key in keys]
-        result = units_of(things, keys)
-        if not isinstance(result, set):
-            return result
-        circle = {key for key in result if key[0] != "thing"}  # type: ignore[index]
-        fresh = {key for key in circle if key[0] == "scope" and len(key) == 2}  # type: ignore[index, arg-type]
-        by_entry |= fresh
-        if not fresh:
-            broken |= circle

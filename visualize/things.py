@@ -58,7 +58,9 @@ def things_of(roots: Sequence[Node], per_use: bool = False) -> list[Thing]:
             continue
         operands = []
         for i, operand in enumerate(source(node).operands):
-            if not isinstance(operand, Node):
+            if type(operand) is float:  # nobody can have written to it
+                operands.append(add(operand, ()))
+            elif not isinstance(operand, Node):
                 operands.append(add(_recorded(node, i), ()))
             elif id(operand) in used:
                 operands.append(add(operand, ()))
