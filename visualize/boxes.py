@@ -79,7 +79,7 @@ class Boxes:
         kind, name = unit.key[:2]
         if kind == "fold":
             fold: Fold = unit.key[2]
-            return f"… {fold.count} more {clean(fold.name)}s"
+            return f"… {fold.size} more {clean(fold.name)}s"
         return clean(name.rpartition("/")[2]) if kind == "scope" else name
 
     def _names(self) -> list[str]:
@@ -157,7 +157,7 @@ class Boxes:
             yield "grad", np.asarray(grad)
 
     def _rows(self, data: Any, grad: Any, kind: str, is_heat: bool) -> Iterator[Row]:
-        if data.ndim > 0:
+        if data.ndim > 0 and not {"data", "grad"}.isdisjoint(self.show):
             yield "shape", str(data.shape)
         if "data" in self.show and not is_heat:
             yield from summary("data", data)

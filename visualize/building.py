@@ -15,6 +15,7 @@ from .folding import Fold, folds_of
 from .grouping import Collapse, Folded, Grouping, Unit, Use, count
 from .scene import Edge, Scene
 from .steps import steps_in
+from .strips import strip_of
 from .summaries import short
 from .text import clean, number
 from .things import Thing, source, things_of
@@ -31,6 +32,7 @@ class Options(NamedTuple):
     show: tuple[str, ...] = ("data", "grad", "local")
     shared: str = "once"
     heat_maps: bool = False
+    strip: bool = False
 
 
 class Built(NamedTuple):
@@ -86,8 +88,9 @@ def build(root: Node | Sequence[Node], options: Options) -> Built:
     hidden = sum(len(unit.members) > 1 for unit in units)
     note = _note(things, units, how) if hidden else ""
     contents = tuple(tuple(things[i].content for i in unit.members) for unit in units)
+    strip = strip_of(things, steps, roots[-1]) if options.strip else None
     ends = tuple((things[use.thing].content, use.operand) for use in uses)
-    return Built(Scene(boxes, edges, note), contents, ends)
+    return Built(Scene(boxes, edges, note, strip), contents, ends)
 
 
 # --- what fits ----------------------------------------------------------------------------------
@@ -190,7 +193,7 @@ def _edges(
             of = clean(f"{pair}, operand {use.operand + 1} of {source(node).rule.name}")
             yield Edge(use.source, use.target, *_texts(local, node, of, show), local is not None)
         else:
-            times = f"{use.count} use{'s' if use.count > 1 else ''}"
+            times = f"{use.times} use{'s' if use.times > 1 else ''}"
             yield Edge(use.source, use.target, "", clean(f"{pair}: {times}"), local is not None)
 
 

@@ -34,14 +34,14 @@ class Fold(NamedTuple):
         name: of each, such as `step`.
         first, last: the numbers of those that are folded.
         like: the number of one that is drawn and is the same.
-        count: how many are folded.
+        size: how many are folded.
     """
 
     name: str
     first: int
     last: int
     like: int
-    count: int
+    size: int
 
 
 def numbered(scope: Scope) -> tuple[str, int] | None:

@@ -44,13 +44,13 @@ class Unit(NamedTuple):
 
 
 class Use(NamedTuple):
-    """Uses of a unit by another: the first of them, and how many there are."""
+    """Uses of a unit by another: the first of them, and how many there are, `times`."""
 
     source: int
     target: int
     thing: int
     operand: int
-    count: int
+    times: int
 
 
 class Folded(NamedTuple):
@@ -226,7 +226,7 @@ class Grouping:
                 uses.append(Use(*ends, i, e - int(starts[e]), 1))
             elif ends in merged:
                 n = merged[ends]
-                uses[n] = uses[n]._replace(count=uses[n].count + 1)
+                uses[n] = uses[n]._replace(times=uses[n].times + 1)
             else:
                 merged[ends] = len(uses)
                 uses.append(Use(*ends, i, e - int(starts[e]), 1))

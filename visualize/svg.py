@@ -216,7 +216,7 @@ class _Painter:
         elif mark.kind == "cut":
             x = _n(place.x + place.width / 2)
             d = f"M{x} {_n(place.y + 18)}V{_n(place.y + place.height)}"
-            dashes = {"stroke_width": 2.0, "stroke_dasharray": "7 5"}
+            dashes: dict[str, str | float] = {"stroke_width": 2.0, "stroke_dasharray": "7 5"}
             shapes.append(_tag("path", d=d, fill="none", stroke=colours["cut"], **dashes))
             shapes.append(self.centred(mark.text, place, LOCAL, "cut"))
         elif mark.kind == "bar":
