@@ -51,13 +51,8 @@ def aligned(
                 near = [n for n in near if n not in light] or near
                 wanted.append(sum(middle[n] for n in near) / len(near) if near else middle[s])
             distances = [(widths[a] + widths[b]) / 2 + space for a, b in itertools.pairwise(slots)]
-            middle.update(
-                zip(
-                    slots,
-                    _spread(wanted, distances, [LIGHT if s in light else 1.0 for s in slots]),
-                    strict=True,
-                )
-            )
+            weights = [LIGHT if s in light else 1.0 for s in slots]
+            middle.update(zip(slots, _spread(wanted, distances, weights), strict=True))
     left = {s: round(2 * (middle[s] - widths[s] / 2)) / 2 for s in middle}
     start = min(left.values(), default=0.0)
     return {s: x - start for s, x in left.items()}

@@ -415,11 +415,11 @@ class _Columns:
         base = bottom + 8.0 + 18.0 + 18.0 + BAR
         from .text import number
 
-        for (c, norm), height in zip(shown.items(), heights, strict=True):
+        for (column, norm), height in zip(shown.items(), heights, strict=True):
             width = min(44.0, self.width["step"])
-            x = self.left[c] + (self.width["step"] - width) / 2
+            x = self.left[column] + (self.width["step"] - width) / 2
             height = max(1.0, round(BAR * height, 1))
-            text = f"{what} at step {self.grid.columns[c]}: {norm!r}"
+            text = f"{what} at step {self.grid.columns[column]}: {norm!r}"
             marks.append(
                 Mark("bar", Rectangle(x, base - height, width, height), number(norm), text)
             )

@@ -205,11 +205,8 @@ def _slots(
     for row in sorted(members):
         taken: list[tuple[tuple[str, bool], set[Column]]] = []  # of each slot, and in which columns
         for key in sorted(members[row], key=place):
-            slot = 0
-            while slot < len(taken) and (
-                taken[slot][0] != what[key] or taken[slot][1] & stands[key]
-            ):
-                slot += 1
+            free = (s for s, (w, t) in enumerate(taken) if w == what[key] and not t & stands[key])
+            slot = next(free, len(taken))
             if slot == len(taken):
                 taken.append((what[key], set()))
             taken[slot][1].update(stands[key])
