@@ -157,11 +157,12 @@ class Boxes:
             yield "grad", np.asarray(grad)
 
     def _rows(self, data: Any, grad: Any, kind: str, is_heat: bool) -> Iterator[Row]:
-        if data.ndim > 0 and not {"data", "grad"}.isdisjoint(self.show):
+        is_constant = kind == "constant"  # one without a name has nothing else to show
+        if data.ndim > 0 and (is_constant or not {"data", "grad"}.isdisjoint(self.show)):
             yield "shape", str(data.shape)
-        if "data" in self.show and not is_heat:
+        if ("data" in self.show or (is_constant and not data.ndim)) and not is_heat:
             yield from summary("data", data)
-        if "grad" in self.show and kind != "constant":
+        if "grad" in self.show and not is_constant:
             if grad is None:
                 yield "grad", UNASKED
             elif not is_heat:

@@ -385,9 +385,9 @@ class _Columns:
             y, end = self.gap_y[first] - CLEAR - 22.0, self.top[last] + self.heights[last] + 4.0
             place = Rectangle(start, y, self.right - start + 4.0, end - y)
             marks.append(Mark("band", place, name))
-        for c, name in enumerate(self.grid.columns):
+        for c, column in enumerate(self.grid.columns):
             place = Rectangle(self.left[c], MARGIN, self.width[self.kinds[c]], 16.0)
-            marks.append(Mark("heading", place, self._heading(c, name)))
+            marks.append(Mark("heading", place, self._heading(c, column)))
         for c in self.grid.cuts:
             place = Rectangle(self.gutter[c], MARGIN, 2 * CLEAR, bottom - MARGIN)
             details = "a state was detached here: no gradient flows further back"
