@@ -112,7 +112,7 @@ class Boxes:
         if unit.key is None:
             return self._of_thing(u, self.things[unit.members[0]], operands, is_root)
         if unit.key[0] == "elements":
-            return self._of_elements(u, is_root)
+            return self._of_elements(u, operands, is_root)
         return self._of_group(u, operands, outputs, is_root)
 
     # --- one node or constant -------------------------------------------------------------------
@@ -130,7 +130,6 @@ class Boxes:
         heat = heats(self._maps(data, grad)) if self.heat_maps else ()
         place = place_of(content) if isinstance(content, Node) else None
         step = self.steps.get(content) if kind == "inner" else None
-        is_detached = kind == "constant" and place is not None and place.step is not None
         return Box(
             kind=kind,
             label=self.labels[u],
@@ -147,7 +146,7 @@ class Boxes:
             step=step,
             quantity=place.symbol if place and place.symbol else symbol or "constant",
             layer=place.layer if place else "",
-            is_detached=is_detached,
+            was_step=place.step if place and kind == "constant" else None,
         )
 
     def _maps(self, data: Any, grad: Any) -> Iterator[tuple[str, Any]]:
@@ -173,7 +172,7 @@ class Boxes:
     def _contents(self, unit: Unit) -> list[Any]:
         return [self.things[i].content for i in unit.members]
 
-    def _of_elements(self, u: int, is_root: bool) -> Box:
+    def _of_elements(self, u: int, operands: Sequence[int], is_root: bool) -> Box:
         """The elements of an array as that array."""
         contents = self._contents(self.units[u])
         places = [element[1] for c in contents if (element := element_of(c)) is not None]
@@ -185,24 +184,31 @@ class Boxes:
         data, grad = np.full(shape, np.nan), np.full(shape, np.nan)
         for place, c in zip(places, contents, strict=True):
             data[place] = c.data
-            grad[place] = np.nan if c.grad is None else float(np.asarray(c.grad))
+            grad[place] = np.nan if c.grad is None else np.asarray(c.grad).item()
+        first = contents[0]
+        kind = kind_of(first)
+        rules = {c.rule.name for c in contents if c.rule is not None}
+        rule = rules.pop() if len(rules) == 1 and kind == "inner" else ""
+        place_ = place_of(first)
         unasked = all(c.grad is None for c in contents)
         gradient = None if unasked else grad
         heat = heats(self._maps(data, gradient)) if self.heat_maps else ()
         return Box(
-            kind="leaf",
+            kind=kind,
             label=self.labels[u],
-            symbol="",
-            rows=tuple(self._rows(data, gradient, "leaf", bool(heat))),
+            symbol=SYMBOLS.get(rule, clean(rule)),
+            rows=tuple(self._rows(data, gradient, kind, bool(heat))),
             is_compact=False,
             is_root=is_root,
             is_ordered=False,
-            scope="",
+            scope=clean(scope_of(first).path),
             name=self.names[u],
-            formula="",
-            details=(self.labels[u], f"leaf: {len(contents)} elements of shape {shape}"),
+            formula=_formula(rule, [self.names[i] for i in operands]),
+            details=(self.labels[u], f"{kind}: {len(contents)} elements of shape {shape}"),
             heat=heat,
-            quantity=self.labels[u],
+            step=self.steps.get(first) if kind == "inner" else None,
+            quantity=place_.symbol or self.labels[u],
+            layer=place_.layer,
         )
 
     def _of_group(

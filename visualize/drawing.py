@@ -52,8 +52,9 @@ def draw(
             unrolled network; `"dot"`, the places that Graphviz finds (extra `dot`, or the program);
             `"auto"`, in time where there are steps, else layered.
         collapse: scopes to be drawn as one box each: those nested to a depth (1 for the outermost),
-            or a list of their paths, in which `*` stands for anything: `["mlp/layer*"]`. What is
-            used by one such box alone is inside it.
+            and less deep ones that have none within them; or a list of their paths, in which `*`
+            stands for anything: `["mlp/layer*"]`. What is used by one such box alone is inside it,
+            and Values that are called like elements of an array are drawn as that array.
         fold: draw the middle ones of time steps or layers that are alike as one box. If None, only
             where the graph is too large without.
         show: any of `"data"`, `"grad"`, `"local"` (derivatives or pullbacks, at the edges) and

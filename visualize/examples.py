@@ -39,7 +39,7 @@ def _expression() -> tb.Value:
     e = tb.tanh(d * 0.5)
     e.label = "e"
     e.backward()
-    return e
+    return e  # type: ignore[no-any-return]
 
 
 @_example
@@ -104,10 +104,9 @@ def _rnn_loss(steps: int, cut: int = 0) -> tb.Tensor:
         with tb.scope("step", t):
             o = nn.named(tb.linear(h, V, c), f"o({t})")
             of_step = nn.named(tb.sum(tb.square(o - np.sin(t + 1))), f"L({t})")
-            loss = of_step if t == 1 else nn.named(loss + of_step, "total")
+            loss = nn.named(loss + of_step, "loss")
         if t == cut:
             h = h.detach()
-    loss.label = "L"
     loss.backward()
     return loss
 
@@ -189,8 +188,9 @@ def large() -> Picture:
     """A graph of 50,000 nodes, collapsed by itself to what can be read."""
     model = nn.MLP([64, 96, 96, 32, 10], rng=0).scalar_view()
     x, t = np.linspace(-1.0, 1.0, 64)[None], np.ones((1, 10))
+    out = model(x)
     with tb.scope("loss"):
-        loss = nn.squared_error(model(x), t)
+        loss = nn.squared_error(out, t)
     loss.label = "L"
     loss.backward()
     return draw(loss)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.graph import Node
 from tinygrad_bp.recording import Scope
 
 from .things import Thing, label_of, scope_of
@@ -78,12 +79,14 @@ def element_of(content: Any) -> tuple[str, tuple[int, ...]] | None:
     return match and (match[1], tuple(int(n) for n in match[2].split(",")))
 
 
-def _level(chain: Sequence[Scope], collapse: Collapse) -> int | None:
-    """Which scope of a chain is drawn as one box; None if none is."""
-    if collapse is None:
+def _level(chain: Sequence[Scope], collapse: Collapse, outer: Collection[str]) -> int | None:
+    """Which scope of a chain is drawn as one box, given those that have others within them."""
+    if collapse is None or not chain:
         return None
     if isinstance(collapse, int):
-        return collapse - 1 if len(chain) >= collapse else None
+        if len(chain) >= collapse:
+            return collapse - 1
+        return None if chain[-1].path in outer else len(chain) - 1
     for level, scope in enumerate(chain):
         if any(scope.path == pattern or fnmatchcase(scope.path, pattern) for pattern in collapse):
             return level
@@ -106,6 +109,7 @@ class Grouping:
                     self.scopes.append(chain_of(own))
                 scope[i] = numbers[id(own)]
         self.scope: Keys = scope
+        self.outer = {scope.path for chain in self.scopes for scope in chain[:-1]}
         self.depth = max(map(len, self.scopes), default=0)
         self.source = np.array([j for thing in things for j in thing.operands], np.int64)
         counts = np.array([len(thing.operands) for thing in things], np.int64)
@@ -113,13 +117,13 @@ class Grouping:
         self.element, self.arrays = self._elements()
 
     def _elements(self) -> tuple[Keys, list[Any]]:
-        """The array that each labelled leaf is an element of."""
+        """The array that each node called like an element is one of."""
         found: Keys = np.full(len(self.things), -1)
         arrays: dict[Any, int] = {}
         seen: Counter[str] = Counter()
         for i, thing in enumerate(self.things):
             content = thing.content
-            if thing.operands or getattr(content, "rule", thing) is not None:
+            if not isinstance(content, Node) or not content.requires_grad or not content.label:
                 continue
             element = element_of(content)
             if element is not None:
@@ -127,7 +131,7 @@ class Grouping:
                 seen[label] += 1  # two arrays may have one name
                 turn = thing.use or seen[label]
                 key = ("elements", element[0], turn)
-                found[i] = arrays.setdefault(key, len(arrays))
+                found[i] = arrays.setdefault((*key, thing.operands == ()), len(arrays))
         return found, list(arrays)
 
     def keys(
@@ -146,7 +150,7 @@ class Grouping:
         names: dict[Any, int] = {}
         table, levels = [-1], [DEEP]  # the last is that of what has no scope
         for chain in self.scopes:
-            level = _level(chain, collapse)
+            level = _level(chain, collapse, self.outer)
             if level is None:
                 table.append(-1)
                 levels.append(DEEP)
@@ -166,14 +170,12 @@ class Grouping:
         return keys, [*all_names, *self.arrays]
 
     def _with_operands(self, keys: Keys, count: int) -> Keys:
-        """With leaves and constants: in their only user's box, or in that of their array."""
+        """With leaves and constants in their only user's box, and elements in their array's."""
         low, high = np.full(len(keys), DEEP * DEEP), np.full(len(keys), -1)
         np.minimum.at(low, self.source, keys[self.target])
         np.maximum.at(high, self.source, keys[self.target])
-        is_given = self.scope < 0
-        is_inside = is_given & (low == high)
-        keys = np.where(is_inside, high, keys)
-        return np.where(is_given & (keys < 0) & (self.element >= 0), self.element + count, keys)
+        keys = np.where((self.scope < 0) & (low == high), high, keys)
+        return np.where((keys < 0) & (self.element >= 0), self.element + count, keys)
 
     def grouped(self, collapse: Collapse, folded: Folded | None) -> tuple[list[Unit], list[Use]]:
         """Units, each after those it uses, and their uses.
@@ -208,7 +210,9 @@ class Grouping:
         order = _order(len(members), uses, [each[-1] for each in members])
         named = [names[key] if key >= 0 else None for key in groups]
         if len(order) < len(members):
-            return {named[u] for u in set(range(len(members))) - set(order)} - {None}
+            backwards = [use._replace(source=use.target, target=use.source) for use in uses]
+            free = {*order, *_order(len(members), backwards, [0] * len(members))}
+            return {named[u] for u in set(range(len(members))) - free} - {None}
         place = {u: p for p, u in enumerate(order)}
         units = [Unit(tuple(members[u]), named[u]) for u in order]
         moved = [use._replace(source=place[use.source], target=place[use.target]) for use in uses]

@@ -13,7 +13,7 @@ from .text import number
 MOST_CELLS = 400
 CELLS_ACROSS = (12.0, 4.0)  # the side of a cell, at most and at least
 ACROSS = 132.0  # the width of a map, at most
-CAPTION = 15.0  # the height of the line above it
+CAPTION = 17.0  # the height of the line above it
 # Lightness and hue change together, so that a map reads in grey as well as in colours.
 ENDS = {
     "light": ((33, 82, 163), (247, 247, 247), (178, 24, 43)),

@@ -142,8 +142,8 @@ def texts(box: Box, w: float = 0.0) -> Iterator[Text]:
         yield Text(shorten(value, LONGEST_ROW), w - PAD, y, "end", ROW, colour)
         y += LINE
     for each, _, top in maps_of(box, w):
-        yield Text(each.heading, PAD, top - 3, "start", ROW, "quiet")
-        yield Text(_scale(each), w - PAD, top - 3, "end", ROW, "quiet")
+        yield Text(each.heading, PAD, top - 5, "start", ROW, "quiet")
+        yield Text(_scale(each), w - PAD, top - 5, "end", ROW, "quiet")
 
 
 def _scale(each: Heat) -> str:

@@ -50,7 +50,7 @@ class Box(NamedTuple):
         step: the time step, or None.
         quantity: which quantity it is, the same at every step.
         layer: the path of the modules it was made in, without the time step.
-        is_detached: whether it is a constant that was a state of an earlier step.
+        was_step: of a constant, the time step in its name: a state that was detached.
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Box(NamedTuple):
     step: int | None = None
     quantity: str = ""
     layer: str = ""
-    is_detached: bool = False
+    was_step: int | None = None
 
 
 class Edge(NamedTuple):

@@ -36,9 +36,9 @@ def strip_of(things: Sequence[Thing], steps: Mapping[Node, int], root: Node) -> 
 def _states(
     things: Sequence[Thing], steps: Mapping[Node, int]
 ) -> tuple[str, dict[int, list[Node]]]:
-    """The named quantity that most often goes from one step to a later one, by step."""
+    """The named quantity that goes from each step to the next, by step; h, if there are more."""
     found: dict[str, dict[int, dict[Node, None]]] = defaultdict(lambda: defaultdict(dict))
-    handed: dict[str, int] = defaultdict(int)
+    handed: set[str] = set()
     for thing in things:
         if not thing.operands:
             continue
@@ -51,12 +51,13 @@ def _states(
             if not isinstance(operand, Node) or operand not in steps or node not in steps:
                 continue
             if steps[operand] < steps[node] and operand.label:
-                handed[place_of(operand).symbol] += 1
+                handed.add(place_of(operand).symbol)
     if not handed:
         raise ValueError(
             "draw: a strip needs a state that is named at every step, as nn.unroll() does"
         )
-    symbol = max(handed, key=lambda s: (handed[s], s))
+    # A running sum of losses is handed on as well; the state comes before it.
+    symbol = "h" if "h" in handed else min(handed, key=list(found).index)
     return symbol, {t: list(nodes) for t, nodes in sorted(found[symbol].items())}
 
 

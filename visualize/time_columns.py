@@ -20,6 +20,7 @@ from .tracks import Tracks, branched
 
 MARGIN = 16.0
 HEADING = 24.0  # the height of the line above the columns
+HEADED = 80.0  # the least width of a column, for what stands above it
 SLOT = 14.0  # between two boxes of a row
 TRACK, LANE = 8.0, 8.0  # between two lines
 CLEAR = 8.0  # between a line and what it passes
@@ -144,13 +145,16 @@ class _Columns:
         computed = {slot_of[edge.target] for edge in self.edges}
         light = set(slot_of) - computed
         lefts = {kind: aligned(widths[kind], pairs[kind], SLOT, light) for kind in widths}
-        self.width = {
-            kind: max(x + widths[kind][slot] for slot, x in lefts[kind].items()) for kind in lefts
-        }
+        self.width, shift = {}, {}
+        for kind, places in lefts.items():
+            wide = max(x + widths[kind][slot] for slot, x in places.items())
+            self.width[kind] = max(wide, HEADED)
+            shift[kind] = (self.width[kind] - wide) / 2
         self.span: list[tuple[float, float]] = []  # of each box, from the left of its column
         for i, slot in enumerate(slot_of):
-            left = lefts[kinds[self.column[i]]][slot]
-            self.span.append((left, left + widths[kinds[self.column[i]]][slot]))
+            kind = kinds[self.column[i]]
+            left = lefts[kind][slot] + shift[kind]
+            self.span.append((left, left + widths[kind][slot]))
 
     def _middle(self, i: int) -> float:
         left, right = self.span[i]

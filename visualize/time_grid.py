@@ -46,8 +46,6 @@ def is_unrolled(scene: Scene) -> bool:
         source, target = boxes[edge.source], boxes[edge.target]
         if source.step is not None and target.step is not None and source.step < target.step:
             return True
-        if source.is_detached and target.step is not None:
-            return True
     return False
 
 
@@ -78,10 +76,23 @@ def grid_of(scene: Scene) -> Grid:
         (columns.index(c), -1, 0) if c == GIVEN else (columns.index(c), rows[k], slots[k])
         for c, k in zip(column, keys, strict=True)
     )
-    cuts = sorted({columns.index(c) for b, c in zip(scene.boxes, column, strict=True)
-                   if b.is_detached and isinstance(c, int)})  # fmt: skip
+    cuts = sorted(columns.index(c) for c in _cuts(scene.boxes, column, steps))
     bands = _bands(scene.boxes, cells)
     return Grid(columns, cells, 1 + max(rows.values()), tuple(cuts), bands)
+
+
+def _cuts(boxes: Sequence[Box], column: Sequence[Column], steps: Sequence[int]) -> set[int]:
+    """The steps that use a state of an earlier one as a constant: it was detached.
+
+    The state 0 is the beginning, if there is nothing before.
+    """
+    states = {box.quantity for box in boxes if box.step is not None}
+    return {
+        c
+        for box, c in zip(boxes, column, strict=True)
+        if isinstance(c, int) and box.was_step is not None and box.quantity in states
+        if box.was_step < c and (box.was_step > 0 or steps[0] < c)
+    }
 
 
 def _columns(scene: Scene) -> list[Column]:
@@ -166,8 +177,8 @@ def _rows(
                 ready.append(other)
     if len(ready) < len(rows):
         return None
-    for key in reversed(ready):  # what is given stands by its first user
-        if not before[key] and after[key]:
+    for key in reversed(ready):  # what is given, or hardly more, stands by its first user
+        if after[key] and not any(before[other] for other in before[key]):
             rows[key] = min(rows[other] for other in after[key]) - 1
     return rows
 
