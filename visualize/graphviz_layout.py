@@ -35,7 +35,7 @@ def _source(
     sizes: Sequence[Size], edges: Sequence[tuple[int, int, Size | None]], direction: str
 ) -> str:
     """Boxes and labels as shapes of fixed size, known by numbers: no text of ours is in it."""
-    lines = [f"digraph {{ rankdir={direction}; nodesep=0.25; ranksep=0.4;",
+    lines = [f"digraph {{ rankdir={direction}; nodesep=0.25; ranksep=0.6;",
              'node [shape=box, fixedsize=true, label=""]; edge [arrowhead=none];']  # fmt: skip
     for i, (w, h) in enumerate(sizes):
         lines.append(f"n{i} [width={w / POINTS:.6f}, height={h / POINTS:.6f}];")
