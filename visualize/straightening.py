@@ -41,6 +41,7 @@ def straighten(layers: Layers) -> None:
 
 
 def is_inner(link: Link) -> bool:
+    """Whether a link is a piece of a trunk."""
     return link.start.kind == link.end.kind == "trunk"
 
 

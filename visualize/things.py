@@ -44,6 +44,7 @@ def things_of(roots: Sequence[Node], per_use: bool = False) -> list[Thing]:
     """
     things: list[Thing] = []
     place: dict[int, int] = {}  # of a node by its identity, since `==` of nodes compares data
+    wanted = set(map(id, roots))
     used: dict[int, list[int]] = {}  # the copies of a leaf
 
     def add(content: Any, operands: tuple[int, ...]) -> int:
@@ -53,7 +54,7 @@ def things_of(roots: Sequence[Node], per_use: bool = False) -> list[Thing]:
     for node in joint_order(roots):
         if isinstance(node, Segment) or (id(node) in used):
             continue  # the results of a segment stand for it
-        if per_use and node.rule is None and node not in roots:
+        if per_use and node.rule is None and id(node) not in wanted:
             used[id(node)] = []
             continue
         operands = []

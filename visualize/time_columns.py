@@ -8,7 +8,7 @@ one line as far as they go together: a parameter's runs along its row of users.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 from .alignment import aligned
@@ -28,6 +28,7 @@ STUB = 12.0  # the straight end of a line: its arrowhead
 PORT = 20.0  # between the ends of two lines at one box
 BAR = 46.0  # the height of the chart below the columns
 STACK = 16.0  # between two parameters
+AT_LEFT = 2  # lines that arrive at the left of a box, at most
 
 
 class _Plan(NamedTuple):
@@ -67,7 +68,13 @@ class _Columns:
         self.row = [cell[1] for cell in grid.cells]
         self.given = {i for i, (_, row, _) in enumerate(grid.cells) if row < 0}
         self._ends_of_rows()
+        self._left_count: Counter[int] = Counter()
         self.plans = [self._sides(i) for i in range(len(self.edges))]
+        self.leaving: dict[tuple[int, int], set[int]] = defaultdict(set)
+        for plan, edge in zip(self.plans, self.edges, strict=True):
+            if plan.leaves == "right":
+                place = self.column[edge.source], self.row[edge.source]
+                self.leaving[place].add(edge.source)
         self._ports_needed()
         self._across()
         self._find_lanes()
@@ -93,23 +100,16 @@ class _Columns:
         if a == b:
             return _Plan("bottom", "top")
         is_right = a < b and source in self.last
-        if b == a + 1 and target in self.first and self._has_room(e):
+        if b == a + 1 and target in self.first and self._count_left(target) <= AT_LEFT:
             return _Plan("right" if is_right else "bottom", "left", b)
         if is_right:
             return _Plan("right", "top", a + 1)
         return _Plan("bottom", "top", a + 1 if a < b else a)
 
-    def _has_room(self, e: int) -> bool:
-        """Whether a line can arrive at the left of its target: there are at most two."""
-        target = self.edges[e].target
-        column = self.column[target]
-        others = [
-            i
-            for i, edge in enumerate(self.edges)
-            if edge.target == target and self.column[edge.source] == column - 1
-            and edge.source not in self.given
-        ] if self.sizes[target][1] >= 44 else [e]  # fmt: skip
-        return e in others[:2]
+    def _count_left(self, target: int) -> int:
+        """Count one more line that could arrive at the left of a box."""
+        self._left_count[target] += 1
+        return self._left_count[target]
 
     # --- across ---------------------------------------------------------------------------------
 
@@ -317,17 +317,30 @@ class _Columns:
             height = self.sizes[i][1]
             y = self.top[row] + (self.heights[row] - height) / 2 if row >= 0 else 0.0
             places.append(Rectangle(self.left[column] + left, y, right - left, height))
-        wanted = dict.fromkeys(self.given, self.gap_y[-1])
+        self._place_given(places)
+        return places
+
+    def _place_given(self, places: list[Rectangle]) -> None:
+        """Parameters below one another, each by its first user if it can be."""
+        wanted = dict.fromkeys(sorted(self.given), self.gap_y[-1])
         for edge in self.edges:
             if edge.source in wanted:
-                target = max(self.row[edge.target], 0)
-                wanted[edge.source] = min(wanted[edge.source], self.gap_y[target])
+                own = self._track(self.row[edge.target], edge.source)
+                wanted[edge.source] = min(wanted[edge.source], own)
+        tracks = {
+            (source, self._track(gap, source))
+            for gap, of_gap in enumerate(self.tracks)
+            for source in of_gap.sources
+        }
         y = MARGIN + HEADING
         for i in sorted(wanted, key=lambda i: (wanted[i], i)):
             y = max(y, wanted[i] - places[i].height / 2)
+            # Its line must not begin at the height of another's track.
+            others = [t for source, t in tracks if source != i]
+            while any(abs(y + places[i].height / 2 - t) < TRACK / 2 for t in others):
+                y += TRACK / 4
             places[i] = places[i]._replace(y=y)
             y += places[i].height + STACK
-        return places
 
     # --- lines ----------------------------------------------------------------------------------
 
@@ -362,11 +375,21 @@ class _Columns:
             points += [(lane, y)] if points[-1][0] == lane else []
             points += [(end, y), (end, target.y)]
         else:
-            lefts = self.lefts[edge.target]
-            offset = (lefts.index(e) - (len(lefts) - 1) / 2) * PORT
-            y = target.y + target.height / 2 + offset
+            y = target.y + target.height / 2 + self._offset(e)
             points += [(lane, y), (end, y)]
         return simplified(points)
+
+    def _offset(self, e: int) -> float:
+        """How far from the middle of its target's left side a line arrives.
+
+        In the middle only if no other line can leave the row there, in the column before.
+        """
+        target = self.edges[e].target
+        lefts = self.lefts[target]
+        if len(lefts) > 1:
+            return (lefts.index(e) - (len(lefts) - 1) / 2) * PORT
+        leaving = self.leaving[self.column[target] - 1, self.row[target]]
+        return 0.0 if leaving <= {self.edges[e].source} else -8.0
 
     def _track(self, gap: int, source: int) -> float:
         return self.gap_y[gap] + TRACK * self.tracks[gap].of(source)

@@ -35,6 +35,11 @@ class Tracks:
         self._upper[source].add(upper)
         self._lower[source].add(lower)
 
+    @property
+    def sources(self) -> list[int]:
+        """Those that have a track."""
+        return list(self._track)
+
     def of(self, source: int) -> int:
         """The number of a source's track, from above."""
         return self._track[source]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def softmax_by_hand():
 
 def rosenbrock():
     xs = [Value(0.1 * i, f"x{i}") for i in range(6)]
-    return sum(100.0 * (b - a * a) ** 2 + (1.0 - a) ** 2 for a, b in zip(xs, xs[1:], strict=False))
+    return sum(100.0 * (b - a * a) ** 2 + (1.0 - a) ** 2 for a, b in pairwise(xs))
 
 
 def fast_fourier():
