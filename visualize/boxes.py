@@ -250,7 +250,7 @@ class Boxes:
             name=self.names[u],
             formula=f"{self.labels[u]}({names})",
             details=(clean(where) or self.labels[u], f"{nodes} nodes drawn as one"),
-            step=min(found) if is_fold or len(found) == 1 else None,  # type: ignore[type-var]
+            step=min(found, default=None) if is_fold or len(found) == 1 else None,  # type: ignore[type-var]
             quantity="…" if is_fold else self.labels[u],
             layer=layer,
         )

@@ -61,7 +61,7 @@ def check(layout, edges):
         for piece in pieces(route):
             for i, box in enumerate(layout.boxes):
                 through = geometry.overlap(piece, shrunk(box, 1.0), 0.0)
-                assert not through or route.curve == "bezier" and i in (source, target), (
+                assert not through or (route.curve == "bezier" and i in (source, target)), (
                     f"edge {e} runs through box {i}"
                 )
 
