@@ -134,7 +134,7 @@ class Boxes:
             kind=kind,
             label=self.labels[u],
             symbol=symbol,
-            rows=tuple(self._rows(data, grad, kind, bool(heat))),
+            rows=tuple(self._rows(data, grad, kind, bool(heat), self.labels[u])),
             is_compact=kind == "constant" and is_number(content),
             is_root=is_root,
             is_ordered=len(names) > 1 and rule not in COMMUTATIVE,
@@ -155,9 +155,10 @@ class Boxes:
         if "grad" in self.show and grad is not None:
             yield "grad", np.asarray(grad)
 
-    def _rows(self, data: Any, grad: Any, kind: str, is_heat: bool) -> Iterator[Row]:
-        is_constant = kind == "constant"  # one without a name has nothing else to show
-        if data.ndim > 0 and (is_constant or not {"data", "grad"}.isdisjoint(self.show)):
+    def _rows(self, data: Any, grad: Any, kind: str, is_heat: bool, label: str) -> Iterator[Row]:
+        is_constant = kind == "constant"
+        is_asked = not {"data", "grad"}.isdisjoint(self.show)
+        if data.ndim > 0 and (is_asked or (is_constant and not label)):  # it would say nothing
             yield "shape", str(data.shape)
         if ("data" in self.show or (is_constant and not data.ndim)) and not is_heat:
             yield from summary("data", data)
@@ -197,7 +198,7 @@ class Boxes:
             kind=kind,
             label=self.labels[u],
             symbol=SYMBOLS.get(rule, clean(rule)),
-            rows=tuple(self._rows(data, gradient, kind, bool(heat))),
+            rows=tuple(self._rows(data, gradient, kind, bool(heat), self.labels[u])),
             is_compact=False,
             is_root=is_root,
             is_ordered=False,
@@ -231,7 +232,7 @@ class Boxes:
             name = label_of(shown[0])
             rows += [("gives", name)] if name else []
             grad = shown[0].grad
-            rows += self._rows(numbers(shown[0]), grad, kind_of(shown[0]), False)
+            rows += self._rows(numbers(shown[0]), grad, kind_of(shown[0]), False, name)
         inner = [c for c in contents if kind_of(c) == "inner"]
         found = {self.steps.get(c) for c in inner} - {None}
         first = inner[0] if inner else contents[0]

@@ -207,7 +207,8 @@ def _texts(local: Any, node: Any, of: str, show: Sequence[str]) -> tuple[str, st
         text = clean(str(getattr(local, "name", type(local).__name__)))
         details = f"{of}: pullback {text}"
     shown = text if "local" in show else ""
-    if "contribution" in show and node.grad is not None:
+    # A part that is run again has no derivative of its own; its nodes have.
+    if "contribution" in show and node.grad is not None and source(node) is node:
         share = _share(local, node)
         shown = f"{shown} · {short(node.grad)} = {share}" if shown else share
         details += f"\ncontribution {share}"
@@ -217,7 +218,4 @@ def _texts(local: Any, node: Any, of: str, show: Sequence[str]) -> tuple[str, st
 def _share(local: Any, node: Any) -> str:
     """Upstream times local, as the sweep adds it to the operand's gradient."""
     with np.errstate(all="ignore"):
-        try:
-            return short(local * node.grad)
-        except RuntimeError:  # a part that is run again only in a sweep
-            return "…"
+        return short(local * node.grad)

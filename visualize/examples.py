@@ -119,8 +119,8 @@ def rnn() -> Picture:
 
 @_example
 def rnn_plain() -> Picture:
-    """The same network, its operations alone."""
-    return draw(_rnn_loss(4), show=())
+    """The same network, its operations alone, and how much gradient comes to each state."""
+    return draw(_rnn_loss(4), show=(), strip=True)
 
 
 @_example

@@ -199,6 +199,8 @@ class Grouping:
 
     def _units(self, keys: Keys, names: list[Any]) -> tuple[list[Unit], list[Use]] | set[Any]:
         """Units and uses; or the keys that stand in a circle."""
+        sizes = np.bincount(keys[keys >= 0], minlength=len(names) + 1)
+        keys = np.where((keys >= 0) & (sizes[keys] == 1), -1, keys)  # one alone is no group
         groups: dict[int, list[int]] = defaultdict(list)
         for i, key in enumerate(keys.tolist()):
             groups[key if key >= 0 else -1 - i].append(i)

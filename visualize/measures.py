@@ -74,6 +74,8 @@ def size_of(box: Box) -> Size:
 def _height(box: Box) -> float:
     if box.is_compact:
         return COMPACT
+    if not box.rows and not box.heat:
+        return HEADER + 1.0
     maps = sum(heat.size(each)[1] for each in box.heat)
     return (HEADER if has_header(box) else 4.0) + LINE * len(box.rows) + 6.0 + _even(maps)
 

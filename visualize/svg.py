@@ -164,15 +164,16 @@ class _Painter:
 
     def box(self, name: str, box: Box, place: Rectangle) -> str:
         colours, kind = self.colours, box.kind
+        title = f"{kind} header"
         corner = place.height / 2 if box.is_compact else CORNER[kind]
         is_high = box.emphasis == "high"
         border = colours["highlight" if is_high else "root" if box.is_root else f"{kind} border"]
         shapes = [
             _tag("title", escape("\n".join(box.details))),
-            _rect(place, rx=corner, fill=colours[kind]),
+            _rect(place, rx=corner, fill=colours[kind if box.rows or box.heat else title]),
         ]
-        if has_header(box):
-            shapes.append(_tag("path", d=_top(place, corner), fill=colours[f"{kind} header"]))
+        if has_header(box) and (box.rows or box.heat):
+            shapes.append(_tag("path", d=_top(place, corner), fill=colours[title]))
         dashes: dict[str, str | float] = {"stroke_dasharray": "4 3"} if kind == "constant" else {}
         thickness = 2.8 if box.is_root or is_high else 1.3
         shapes.append(

@@ -90,7 +90,7 @@ def test_a_parameter_of_several_boxes_stays_outside():
     x = Value(1.0, "x")
     for i in range(3):
         with tb.scope(f"part{i}"):
-            x = x * w
+            x = tb.sin(x * w)
     scene = scene_of(x, collapse=1)
     assert sorted(labels(scene)) == ["part0", "part1", "part2", "w"]  # x is inside part0
     assert sum(e.source == labels(scene).index("w") for e in scene.edges) == 3
@@ -333,3 +333,12 @@ def test_per_use_draws_a_leaf_for_each_use():
     assert [box.symbol for box in uses] == ["use 1 of 3", "use 2 of 3", "use 3 of 3"]
     assert all(sum(e.source == i for e in scene.edges) <= 1 for i in range(len(scene.boxes)))
     assert len(scene_of(w, shared="per use").boxes) == 1
+
+
+def test_a_checkpointed_part_has_no_contribution_of_its_own():
+    w = Tensor([2.0], "w")
+    y = tb.checkpoint(lambda x: tb.tanh(x * w), Tensor([0.5], "x"))
+    loss = tb.sum(y)
+    loss.backward()
+    scene = scene_of(loss, show=("contribution",))
+    assert [e.text for e in scene.edges] == ["", "", "1"]
