@@ -208,7 +208,8 @@ def _texts(local: Any, node: Any, of: str, show: Sequence[str]) -> tuple[str, st
         details = f"{of}: pullback {text}"
     shown = text if "local" in show else ""
     # A part that is run again has no derivative of its own; its nodes have.
-    if "contribution" in show and node.grad is not None and source(node) is node:
+    is_rerun = source(node) is not node
+    if "contribution" in show and node.grad is not None and not is_rerun:
         share = _share(local, node)
         shown = f"{shown} · {short(node.grad)} = {share}" if shown else share
         details += f"\ncontribution {share}"
