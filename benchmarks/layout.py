@@ -19,8 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "visualize"))
 
 from graphs import GRAPHS
 
+from tinygrad_bp import nn
+from tinygrad_bp.visualize import draw
 from tinygrad_bp.visualize.building import scene_of
 from tinygrad_bp.visualize.placing import place
+from tinygrad_bp.visualize.things import things_of
 
 PIECES = 12  # straight pieces of a curve
 
@@ -126,5 +129,42 @@ def main() -> None:
     )
 
 
+def _mlp(sizes: list[int], rows: int) -> Any:
+    """The loss of an MLP, weight by weight."""
+    model = nn.MLP(sizes, rng=0).scalar_view()
+    loss = nn.squared_error(model(np.ones((rows, sizes[0]))), np.ones((rows, sizes[-1])))
+    loss.backward()
+    return loss
+
+
+def _rnn(steps: int) -> Any:
+    """The loss of a recurrent network, weight by weight."""
+    cell = nn.RNNCell(1, 2, rng=0).scalar_view()
+    states = nn.unroll(cell, np.ones((steps, 1)), np.zeros(2))
+    loss = sum((h * h).sum() for h in states)
+    loss.backward()
+    return loss
+
+
+def times() -> None:
+    """Print how long pictures of large graphs take."""
+    print("\nwhole pictures, the best of three")
+    for name, root, most in (
+        ("MLP 10-20-16-1, all of it", _mlp([10, 20, 16, 1], 1), 5000),
+        ("RNN of 95 steps in time, all of it", _rnn(95), 5000),
+        ("MLP 64-128-100-10 on 2 samples, collapsed", _mlp([64, 128, 100, 10], 2), 300),
+        ("RNN of 5,000 steps, folded", _rnn(5000), 300),
+    ):
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            picture = draw(root, max_nodes=most)
+            seconds.append(time.perf_counter() - start)
+        things = len(things_of([root]))
+        boxes = len(picture.scene.boxes)
+        print(f"{name:44}{things:8,} nodes, {boxes:5,} boxes{min(seconds):8.2f} s")
+
+
 if __name__ == "__main__":
     main()
+    times()

@@ -53,4 +53,4 @@ def short(data: Any) -> str:
     if 1 < data.size <= PER_LINE:
         return f"[{', '.join(map(number, data.ravel().tolist()))}]"
     with np.errstate(all="ignore"):
-        return f"‖{number(float(np.linalg.norm(data)))}‖"
+        return f"‖{number(float(np.linalg.norm(data.ravel())))}‖"

@@ -313,13 +313,12 @@ def test_contributions_are_local_times_upstream():
 
 
 def test_contributions_of_arrays_are_shown_by_their_norm():
-    W = Tensor(np.full((3, 3), 2.0), "W")
-    tb.sum(W * W).backward()
+    W = Tensor(np.full((2, 8), 2.0), "W")
     y = tb.sum(W * W)
     y.backward()
     scene = scene_of(y, show=("contribution",))
-    # Each use of W hands on W itself: 9 entries of 2.
-    assert [e.text for e in scene.edges][:2] == ["‖6‖", "‖6‖"]
+    # Each use of W hands on W itself: 16 entries of 2, whose Euclidean norm is 8.
+    assert [e.text for e in scene.edges] == ["‖8‖", "‖8‖", "‖4‖"]
 
 
 def test_contributions_before_a_sweep_are_not_there():
