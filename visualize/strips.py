@@ -38,27 +38,30 @@ def _states(
 ) -> tuple[str, dict[int, list[Node]]]:
     """The named quantity that goes from each step to the next, by step; h, if there are more."""
     found: dict[str, dict[int, dict[Node, None]]] = defaultdict(lambda: defaultdict(dict))
-    handed: set[str] = set()
+    shapes: dict[str, tuple[int, ...]] = {}  # of those that are handed on
     for thing in things:
-        if not thing.operands:
-            continue
         node = thing.content
-        place = place_of(node)
-        if place.symbol and node in steps:
-            found[place.symbol][steps[node]][node] = None
+        if not thing.operands or node not in steps:
+            continue
+        symbol = place_of(node).symbol
+        found[symbol][steps[node]][node] = None
         for i in thing.operands:
             operand: Any = things[i].content
-            if not isinstance(operand, Node) or operand not in steps or node not in steps:
-                continue
-            if steps[operand] < steps[node] and operand.label:
-                handed.add(place_of(operand).symbol)
-    if not handed:
+            if isinstance(operand, Node) and steps.get(operand, steps[node]) < steps[node]:
+                shapes.setdefault(place_of(operand).symbol, getattr(operand, "shape", ()))
+    shapes.pop("", None)
+    if not shapes:
         raise ValueError(
             "draw: a strip needs a state that is named at every step, as nn.unroll() does"
         )
     # A running sum of losses is handed on as well; the state comes before it.
-    symbol = "h" if "h" in handed else min(handed, key=list(found).index)
-    return symbol, {t: list(nodes) for t, nodes in sorted(found[symbol].items())}
+    symbol = "h" if "h" in shapes else min(shapes, key=list(found).index)
+    states = {
+        t: [node for node in nodes if getattr(node, "shape", ()) == shapes[symbol]]
+        for t, nodes in sorted(found[symbol].items())
+    }
+    size = len(next(filter(None, states.values())))
+    return symbol, {t: nodes for t, nodes in states.items() if len(nodes) == size}
 
 
 def _as_state(nodes: Sequence[Node]) -> Any:

@@ -30,7 +30,7 @@ from .measures import (
 from .placing import place
 from .scene import Box, Edge, Heat, Scene
 from .shapes import Layout, Mark, Rectangle, Route
-from .text import ADVANCE, is_certain, width
+from .text import ADVANCE, is_certain, shorten, width
 from .themes import THEMES
 
 __all__ = ["THEMES", "label_size", "place", "render", "size_of", "texts"]
@@ -213,7 +213,9 @@ class _Painter:
         shapes = [_tag("title", escape(mark.details or mark.text))]
         if mark.kind == "band":
             shapes.append(_rect(place, rx=6.0, fill=colours["band"]))
-            shapes.append(self.text(Text(mark.text, 8, 15, "start", ROW, "quiet"), *place[:2]))
+            shapes.append(
+                self.text(Text(shorten(mark.text, 40.0), 8, 15, "start", ROW, "quiet"), *place[:2])
+            )
         elif mark.kind == "cut":
             x = _n(place.x + place.width / 2)
             d = f"M{x} {_n(place.y + 18)}V{_n(place.y + place.height)}"
@@ -226,7 +228,11 @@ class _Painter:
         elif mark.kind == "heading":
             shapes.append(self.centred(mark.text, place, ROW, "quiet"))
         else:
-            shapes.append(self.text(Text(mark.text, 0, 12, "start", LOCAL, "quiet"), *place[:2]))
+            shapes.append(
+                self.text(
+                    Text(shorten(mark.text, 60.0), 0, 12, "start", LOCAL, "quiet"), *place[:2]
+                )
+            )
         return _tag("g", "".join(shapes))
 
     def centred(self, text: str, place: Rectangle, size: float, colour: str) -> str:

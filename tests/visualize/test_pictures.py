@@ -23,6 +23,7 @@ from tinygrad_bp.visualize.examples import EXAMPLES
 from tinygrad_bp.visualize.graphviz_layout import digraph
 from tinygrad_bp.visualize.measures import label_size, maps_of, size_of, texts
 from tinygrad_bp.visualize.placing import place
+from tinygrad_bp.visualize.text import clean
 
 GALLERY = Path(__file__).parent.parent.parent / "visualize" / "gallery"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -139,6 +140,29 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch, tmp_path):
         with pytest.raises(ImportError, match=r"pip install 'tinygrad_bp\[png\]'"):
             picture.save(tmp_path / f"graph{suffix}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "nul\x00\x07", "שלום1", "\ud800"])
+def test_hostile_names_of_scopes_and_states_come_out_as_text(name):
+    W, h = Tensor(np.eye(2), name), Tensor(np.ones(2), name)
+    for t in range(1, 8):
+        with tb.scope("step", t), tb.scope(f"{name}{1 + t % 2}"):
+            h = nn.named(tb.tanh(h @ W) * 2.0, f"{name}(0)" if t == 4 else name)
+    loss = tb.sum(h)
+    loss.label = name
+    loss.backward()
+    for options in (
+        {"layout": "time", "strip": bool(clean(name))},
+        {"collapse": 1, "fold": False, "layout": "layered"},
+        {"collapse": 2, "heat_maps": True},
+        {"fold": True, "highlight": W},
+        {"collapse": [name, f"*{name}*"], "layout": "layered"},
+    ):
+        picture = draw(loss, **options)
+        tags = {e.tag.removeprefix(SVG) for e in ET.fromstring(picture.svg.encode()).iter()}
+        assert tags <= {"svg", "rect", "g", "title", "path", "circle", "text"}
+        assert "<script" not in picture.html
+        assert picture.to_dot().source
 
 
 # --- files --------------------------------------------------------------------------------------
