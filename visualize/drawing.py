@@ -66,7 +66,7 @@ def draw(
             step's state.
         highlight: a node, array of Values or Module whose uses are to stand out; or a path, as its
             nodes in order.
-        direction: `"LR"` from left to right, or `"TB"` from top to bottom.
+        direction: `"LR"` from left to right, or `"TB"` from top to bottom; time goes to the right.
         max_nodes: the most boxes. Of a larger graph scopes are collapsed, the innermost first, and
             repeated ones folded, until it fits; the picture says so.
         theme: `"light"` or `"dark"`.
