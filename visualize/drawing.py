@@ -92,6 +92,8 @@ def draw(
     )
     scene = _scene(node, inputs, options, highlight)
     chosen_layout = chosen(scene, layout)
+    if strip and chosen_layout != "time":
+        raise ValueError(f"draw: a strip goes under layout='time', not {chosen_layout!r}")
     svg = render(scene, direction, theme, chosen_layout)
     return Picture(svg, listing(scene), scene, direction)
 
@@ -99,6 +101,13 @@ def draw(
 def _scene(node: Any, inputs: Any, options: Options, highlight: Any) -> Scene:
     if inputs is not None and not isinstance(node, Module):
         raise TypeError(f"draw: inputs go with a Module, got {type(node).__name__}")
+    is_recorded = not isinstance(node, Program) and not (
+        isinstance(node, Module) and inputs is None
+    )
+    if highlight is not None and not is_recorded:
+        raise TypeError(
+            f"draw: highlight needs a recorded graph, got {type(node).__name__}; give a Module inputs"
+        )
     if isinstance(node, Program):
         return program_scene(node, options.max_nodes)
     if isinstance(node, Module) and inputs is None:

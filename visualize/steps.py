@@ -13,8 +13,6 @@ from tinygrad_bp.graph import Node
 
 from .things import Thing
 
-AFTER = None  # of what is computed from all steps
-
 
 def steps_in(things: Sequence[Thing]) -> dict[Node, int]:
     """The time steps of the nodes that have one, in the order of the things."""

@@ -28,6 +28,7 @@ def strip_of(things: Sequence[Thing], steps: Mapping[Node, int], root: Node) -> 
     if np.size(getattr(root, "_array", 0.0)) != 1 or not root.requires_grad:
         raise ValueError("draw: a strip needs a single number that requires a gradient: a loss")
     symbol, states = _states(things, steps)
+    # One loss, of all steps: which time it has is of no matter.
     losses = through_time([root], [_as_state(nodes) for nodes in states.values()], times=[0])
     norms = dict(zip(losses.steps, losses.norms[0].tolist(), strict=True))
     return f"‖∂{clean(root.label) or 'L'}/∂{symbol}(t)‖", norms

@@ -8,6 +8,7 @@ one line as far as they go together: a parameter's runs along its row of users.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from .alignment import aligned
 from .measures import label_size, size_of
 from .scene import Scene
 from .shapes import Layout, Mark, Point, Rectangle, Route, Size, simplified
+from .text import number
 from .time_grid import AFTER, BEFORE, GIVEN, Grid, grid_of
 from .tracks import Tracks, branched
 
@@ -440,8 +442,6 @@ class _Columns:
         place = Rectangle(MARGIN, bottom + 8.0, 0.0, 0.0)
         marks.append(Mark("caption", place, f"{what} by step{scale}"))
         base = bottom + 8.0 + 18.0 + 18.0 + BAR
-        from .text import number
-
         for (column, norm), height in zip(shown.items(), heights, strict=True):
             width = min(44.0, self.width["step"])
             x = self.left[column] + (self.width["step"] - width) / 2
@@ -455,8 +455,6 @@ class _Columns:
 
 def bars(values: list[float]) -> tuple[list[float], str]:
     """Heights from 0 to 1, on a logarithmic scale where a linear one would show nothing."""
-    import math
-
     good = [v for v in values if math.isfinite(v) and v > 0]
     largest, least = max(good, default=1.0), min(good, default=1.0)
     if largest / least < 100:
