@@ -54,6 +54,7 @@ ONLY_WHEN_ASKED_FOR = {
     "tqdm",
     "scipy",
     "matplotlib",
+    "cairosvg",
     "numba",
     "jax",
 }

@@ -18,9 +18,11 @@ import numpy as np
 
 from .consumers import section
 from .equations import figure, html
-from .scene import UNASKED, Box, Scene, _summary as summary
+from .scene import Box, Scene
 from .story import Moment, Story, has_name
-from .svg import THEMES, render
+from .summaries import UNASKED, summary
+from .svg import render
+from .themes import THEMES
 
 # The colours of what is pointed at: at least 3 to 1 against the background (WCAG 1.4.11).
 POINTERS = {

@@ -14,8 +14,8 @@ from .equations import text
 from .files import write_text
 from .page import page
 from .story import Story, story_of
-from .svg import THEMES
 from .text import clean
+from .themes import THEMES
 
 
 class Player:

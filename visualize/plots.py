@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .files import write_bytes
-from .svg import THEMES
+from .themes import THEMES
 
 SUFFIXES = (".svg", ".png", ".pdf")
 FONT = "DejaVu Sans Mono"

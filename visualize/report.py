@@ -23,7 +23,7 @@ from tinygrad_bp.text import clean, number
 
 from . import draw
 from .files import write_text
-from .svg import THEMES
+from .themes import THEMES
 
 MOST_PARAMETERS = 24  # whose uses are listed
 CELL = 22.0  # of a heat map, in pixels
@@ -112,7 +112,8 @@ def _summary(loss: Any, leaves: dict[str, Node]) -> Part:
 
 
 def _picture(loss: Node, theme: str) -> str:
-    svg = base64.b64encode(draw(loss, theme=theme).svg.encode()).decode()
+    picture = draw(loss, theme=theme, show=("data", "local"))
+    svg = base64.b64encode(picture.svg.encode()).decode()
     return f'<img alt="The computation graph" src="data:image/svg+xml;base64,{svg}">'
 
 

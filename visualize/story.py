@@ -20,6 +20,7 @@ from tinygrad_bp.explain.steps import steps_of
 from tinygrad_bp.explain.uses import uses_in
 from tinygrad_bp.graph import Node, Segment, Step, sweep as sweep_from, topological_order
 
+from .building import scene_of
 from .equations import (
     WEIGHTED,
     Line,
@@ -32,15 +33,9 @@ from .equations import (
     plain,
     product,
 )
-from .scene import (
-    Box,
-    Scene,
-    _kind as kind_of,
-    _numbers as numbers_of,
-    _things as things_of,
-    scene_of,
-)
+from .scene import Box, Scene
 from .text import clean, number, shorten
+from .things import kind_of, numbers as numbers_of, things_of
 
 LONGEST_NAME = 14.0  # ems
 LISTED = 12  # quantities at the start and at the end
@@ -121,7 +116,7 @@ def story_of(root: Node, max_nodes: int) -> Story:
             "play: a part of the computation was not kept, so there is nothing to show of it; "
             "compute it without checkpoint()"
         )
-    things = things_of(root)
+    things = things_of([root])
     if len(things) > max_nodes:
         raise ValueError(
             f"play: the graph has {len(things)} nodes and constants, more than max_nodes="
@@ -130,7 +125,7 @@ def story_of(root: Node, max_nodes: int) -> Story:
     for node in order:
         if node.rule is not None:
             _check_unwritten(node)
-    return _Teller(root, order, things, scene_of(root, max_nodes)).story(sweep)
+    return _Teller(root, order, things, scene_of(root, max_nodes, fold=False)).story(sweep)
 
 
 def _check_unwritten(node: Node) -> None:

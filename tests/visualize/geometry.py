@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations, pairwise
 
-from tinygrad_bp.visualize.layered import Rectangle
+from tinygrad_bp.visualize.shapes import Rectangle
 
 SLACK = 0.05  # coordinates are rounded
 

@@ -59,11 +59,30 @@ def arrays():
     return loss
 
 
+def unrolled():
+    cell = nn.LSTMCell(1, 2, rng=0)
+    states = nn.unroll(cell, np.ones((9, 1)), cell.initial_state())
+    loss = tb.sum(states[-1][0])
+    loss.backward()
+    return loss
+
+
+def collapsed():
+    model = nn.MLP([12, 30, 20, 3], rng=0).scalar_view()
+    loss = nn.squared_error(model(np.ones((1, 12))), np.ones((1, 3)))
+    loss.backward()
+    return loss
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium browser")
-@pytest.mark.parametrize("graph", [neuron, network, arrays], ids=lambda graph: graph.__name__)
+@pytest.mark.parametrize(
+    "graph", [neuron, network, arrays, unrolled, collapsed], ids=lambda graph: graph.__name__
+)
 def test_no_text_leaves_its_box(graph, tmp_path):
     page = tmp_path / "page.html"
-    page.write_text(f"<!doctype html><meta charset=utf-8><body>{draw(graph()).svg}{MEASURE}")
+    page.write_text(
+        f"<!doctype html><meta charset=utf-8><body>{draw(graph(), fold=True).svg}{MEASURE}"
+    )
     command = [CHROMIUM, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     texts = json.loads(re.search(r"<pre>(.*)</pre>", dom, re.S)[1].replace("&gt;", ">"))

@@ -7,7 +7,8 @@ import pytest
 
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value
-from tinygrad_bp.visualize.scene import listing, scene_of
+from tinygrad_bp.visualize.building import scene_of
+from tinygrad_bp.visualize.scene import listing
 
 
 def scene(root, max_nodes=300):

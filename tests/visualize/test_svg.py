@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value
-from tinygrad_bp.visualize.scene import scene_of
+from tinygrad_bp.visualize.building import scene_of
 from tinygrad_bp.visualize.svg import THEMES, label_size, place, render, size_of, texts
 from tinygrad_bp.visualize.text import width
 
