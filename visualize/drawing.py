@@ -106,8 +106,8 @@ def _scene(node: Any, inputs: Any, options: Options, highlight: Any) -> Scene:
     )
     if highlight is not None and not is_recorded:
         raise TypeError(
-            f"draw: highlight needs a recorded graph, got {type(node).__name__}; give a Module "
-            "inputs"
+            f"draw: highlight needs a recorded graph (inputs of a Module), got "
+            f"{type(node).__name__}"
         )
     if isinstance(node, Program):
         return program_scene(node, options.max_nodes)
