@@ -1098,3 +1098,12 @@ def test_take_along_axis_of_a_row_for_several():
     x = Tensor(np.array([[1.0, 2.0, 3.0]]))
     tb.take_along_axis(x, np.array([[0], [2], [2]]), 1).sum().backward()
     np.testing.assert_array_equal(x.grad, [[1.0, 0.0, 2.0]])
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_the_elements_of_a_single_number_that_are_taken_give_their_gradients_back(axis):
+    x = tb.Tensor(2.0)
+    y = tb.take(x, [0, 0, 0], axis=axis)
+    assert y.data.tolist() == [2.0, 2.0, 2.0]
+    tb.sum(y * np.array([1.0, 10.0, 100.0])).backward()
+    assert x.grad == 111.0

@@ -645,3 +645,11 @@ def test_backward_of_an_array_when_nothing_is_recorded():
     with tb.no_grad():
         w.backward(np.ones_like(A))
     np.testing.assert_array_equal(v.grad, 2.0 * A)
+
+
+def test_nan_in_data_is_no_warning_but_a_result():
+    x = np.ones((4, 4))
+    x[3, 2] = np.nan
+    y = tb.nn.MLP([4, 6, 2], rng=1).scalar_view()(x)
+    assert np.isnan(y.data[3]).all()
+    assert np.isfinite(y.data[:3]).all()

@@ -653,7 +653,7 @@ def scatter(m: M, x: X, index: Any, shape: tuple[int, ...]) -> X:
 
 
 def take_dx(m: M, g: X, y: X, x: X, indices: Any, axis: int | None = None) -> X:
-    if axis is None:
+    if axis is None or not x.shape:
         count = _count(x, None)
         return m.reshape(m.scatter(g, (indices,), (count,)), x.shape)
     before = (slice(None),) * (axis % len(x.shape))

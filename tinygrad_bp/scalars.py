@@ -265,7 +265,9 @@ class Values(FunctionMethods, _ObjectArray):
         if isinstance(rule, Rule):
             return _each(rule, *operands)
         plain = [_objects(x) for x in operands]
-        return _wrap(_all_values(rule.apply(_Namespace, plain, parameters, options or {})))
+        with np.errstate(all="ignore"):  # as for the operators
+            result = rule.apply(_Namespace, plain, parameters, options or {})
+        return _wrap(_all_values(result))
 
 
 _OPERATORS = {
