@@ -101,8 +101,15 @@ class Given:
                 self.known.clear()
             found = self.known[id(x)] = Parameters(x)
         self.key += (id(x), found.settings)
-        for part in (*found.parameters, *found.generators):
-            self.take(part)
+        for part in found.parameters:
+            if type(part) is Tensor:  # as nearly always: written out, since small steps take long
+                array = part._array
+                self.leaves.append(part)
+                self.key += (Tensor, array.shape, array.dtype, self.by_tracked and part.rule)
+            else:
+                self.take(part)
+        for generator in found.generators:
+            self.take(generator)
 
     def _take_generator(self, x: np.random.Generator) -> None:
         places = [k for k, generator in enumerate(self.generators) if generator is x]

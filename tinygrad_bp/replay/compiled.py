@@ -217,7 +217,8 @@ class Compiled:
         given.key += (mode, around.settings)
         for arg in args:
             given.take(arg)
-        if any(isinstance(observer, Recorder) for observer in observers_of(current_state())):
+        observers = observers_of(current_state())
+        if observers and any(isinstance(observer, Recorder) for observer in observers):
             raise TypeError(
                 f"{self.name}: a compiled function cannot be called in another; call its .f there"
             )
