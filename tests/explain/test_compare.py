@@ -632,3 +632,13 @@ def test_it_shows_itself_in_a_notebook():
     assert "<table>" in shown._repr_html_()
     assert "<b>" not in shown._repr_html_()
     assert shown.table.column("status") == ["equal"]
+
+
+def test_a_square_is_not_taken_for_time():
+    w, x = tb.Value(0.5, "w"), tb.Value(2.0, "x")
+    found = compare(w * x * x, {"x": 1.0})["x"]  # one of the two uses is forgotten
+    assert found.status == "different"
+    assert "step" not in str(found)
+    u, v = tb.Value(2.0, "u"), tb.Value(3.0, "v")
+    f = nn.named(u * v + u, "f")
+    assert "t = 1" not in str(compare(f * f, {"u": 48.0, "v": 0.0}))

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tinygrad_bp.explain.naming import step_of
+from tinygrad_bp.explain.naming import step_of, time_step_of
 from tinygrad_bp.explain.resweep import Flight, Graph
 from tinygrad_bp.explain.targets import Target, parameters_of
 from tinygrad_bp.graph import Node
 
 _CANDIDATES = 12  # parameters that are looked at, those of most uses first
+_LONG = 3  # uses on one path that are taken for time where no node has a step: x * x has two
 
 
 class Recurrence:
@@ -91,11 +92,12 @@ def _recurrent_uses(graph: Graph) -> set[Node]:
         uses = {use.node for use in graph.uses(target.nodes[0])}
         if len(uses) > 1:
             candidates.append(uses)
+    has_steps = any(time_step_of(node) is not None for node in graph.order)
     candidates.sort(key=len, reverse=True)  # stable: the first of equals stays first
     best, most = set(), 1
     for uses in candidates[:_CANDIDATES]:
         longest = max(_levels(graph, uses).values())
-        if longest > most:
+        if longest > most and (longest >= _LONG or has_steps):
             best, most = uses, longest
     return best
 
