@@ -9,7 +9,6 @@ and only where Python must know (`if x > 0:`) is the outcome taken, and noted as
 from __future__ import annotations
 
 import inspect
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -18,22 +17,17 @@ import numpy as np
 
 from tinygrad_bp import arrays, floats, rules
 from tinygrad_bp.array_rules import ArrayRule
-from tinygrad_bp.debugging import _line_of_user as line_of_user
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, born, topological_order
 from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, Observer, Scope, _Block, current_state, resolve
 from tinygrad_bp.replay import program as tape
+from tinygrad_bp.replay.growing import GrowingTape
 from tinygrad_bp.replay.program import (
-    CONSTANT,
-    INPUT,
     Details,
     Draw,
-    Guard,
     Placeholder,
-    Program,
 )
-from tinygrad_bp.replay.scopes import ScopeRecorder
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.series import SeriesTensor, SeriesValue
@@ -41,13 +35,12 @@ from tinygrad_bp.tensor import _EXPOSED, Tensor, _frozen as frozen, _typed as ty
 from tinygrad_bp.value import Value
 
 
-class Recorder(Observer):
-    """The tape while it grows. It looks on at plain operations, which are not on it.
+class Recorder(GrowingTape, Observer):
+    """Who writes the tape. It looks on at plain operations, which are not on it.
 
     Attributes:
         dtype: of arrays that stand for a Python float.
         large: by id, arrays from outside that are too large to be compared at each run.
-        drawn: the instructions that random numbers are, in the order of `draws`.
         leaves: by instruction, the leaves that the function reached by itself (parameters that it
             closes over); their data are read at each run.
     """
@@ -55,69 +48,24 @@ class Recorder(Observer):
     def __init__(
         self, kind: str, dtype: Any = np.float64, large: dict[int, Any] | None = None
     ) -> None:
-        self.kind = kind
+        super().__init__(kind)
         self.dtype = dtype
         self.large = large or {}
-        self.rules: list[Any] = [INPUT, CONSTANT]
-        self.positions: dict[Any, int] = {}
-        self.codes = array("H")
-        self.operands = array("i")
-        self.details: dict[int, Details] = {}
-        self.inputs: list[int] = []
-        self.constants: dict[int, Any] = {}
-        self.guards: list[Guard] = []
-        self.shapes: list[tuple[int, ...]] = []
-        self.dtypes: list[Any] = []
         self.leaves: dict[int, Node] = {}
         self.leaf_inputs: list[Any] = []
-        self.draws: list[Draw] = []
-        self.drawn: list[int] = []
-        self._known: dict[Any, Any] = {}  # constants by their bits, leaves by identity
         self._held: list[Any] = []  # what is known by its identity must not vanish
-        self.closed = False
         self.differentiates = False
-        self.scope = Scope("compiled", None, ROOT)
-        self.scopes = ScopeRecorder(self.scope)
         self._unswept = 0  # where what the sweep records for its next node begins
-
-    # --- instructions ---------------------------------------------------------------------------
-
-    def append(self, code: int, operands: Sequence[int], result: Any) -> int:
-        """A new instruction; its number."""
-        self.check_open()
-        i = len(self.codes)
-        self.scopes.note(i, resolve(current_state()))
-        self.codes.append(code)
-        padded = (*operands, -1, -1, -1)[:3] if len(operands) <= 3 else (-1, -1, -1)
-        self.operands.extend(padded)
-        if self.kind == "array":
-            self.shapes.append(np.shape(result))
-            self.dtypes.append(np.asarray(result).dtype)
-        return i
-
-    def check_open(self) -> None:
-        """Raise RuntimeError if the recording has ended."""
-        if self.closed:
-            raise RuntimeError(
-                "this quantity belongs to a recording that has ended; return it from the compiled "
-                "function instead of keeping it"
-            )
-
-    def input(self, x: Any) -> int:
-        """An instruction that is given at each run."""
-        i = self.append(0, (), x)
-        self.inputs.append(i)
-        return i
 
     def draw(self, draw: Draw, result: Any) -> Any:
         """Random numbers, as inputs that are drawn at each run."""
         if self.kind == "array":
             x = np.asarray(result, self.dtype if type(result) is float else None)
-            i = self._drawn(x)
+            i = self.random(x)
             self.draws.append(draw)
             return Index(self, i, x) if x.dtype.kind in "iu" else traced(self, i, x)
         numbers = np.ravel(result).astype(np.float64).tolist()
-        nodes = [traced(self, self._drawn(x), x) for x in numbers]
+        nodes = [traced(self, self.random(x), x) for x in numbers]
         self.draws.append(replace(draw, count=len(nodes)))
         if not isinstance(result, np.ndarray):
             return nodes[0]
@@ -125,23 +73,6 @@ class Recorder(Observer):
         for k, node in enumerate(nodes):
             array.flat[k] = node
         return array.view(Values)
-
-    def _drawn(self, x: Any) -> int:
-        self.drawn.append(self.append(0, (), x))
-        return self.drawn[-1]
-
-    def constant(self, x: Any) -> int:
-        """An instruction for a number or an array that is always the same."""
-        key: Any = None
-        if isinstance(x, (float, bool, np.generic)):
-            key = (type(x), np.asarray(x).tobytes())
-            if key in self._known:
-                return int(self._known[key])
-        i = self.append(1, (), x)
-        self.constants[i] = x
-        if key is not None:
-            self._known[key] = i
-        return i
 
     def leaf(self, x: Any) -> Any:
         """A leaf that the function has reached by itself, as an input."""
@@ -180,18 +111,6 @@ class Recorder(Observer):
         local = next(d for d in node.locals if d is not None)
         arguments = getattr(local, "parameters", ()), getattr(local, "options", {})
         return _operation(node.rule, [self.operand(x) for x in node.operands], *arguments)
-
-    def position(self, rule: Any) -> int:
-        """The code of an operation."""
-        if rule not in self.positions:
-            self.positions[rule] = len(self.rules)
-            self.rules.append(rule)
-        return self.positions[rule]
-
-    def guard(self, condition: int, outcome: bool) -> None:
-        """Note a decision that Python takes."""
-        self.check_open()
-        self.guards.append(Guard(condition, outcome, line_of_user()))
 
     def operation(
         self,
@@ -267,27 +186,6 @@ class Recorder(Observer):
                     "large to see whether it has changed: pass it as an argument"
                 )
             x = x.base if isinstance(x, np.ndarray) else None
-
-    # --- the end --------------------------------------------------------------------------------
-
-    def program(self, outputs: Sequence[int]) -> Program:
-        """What was recorded."""
-        self.closed = True
-        return Program(
-            kind="scalar" if self.kind == "scalar" else "array",
-            rules=self.rules,
-            codes=np.array(self.codes, np.uint16),
-            operands=np.array(self.operands, np.int32).reshape(-1, 3),
-            details=self.details,
-            inputs=self.inputs + self.drawn,
-            constants=self.constants,
-            outputs=list(outputs),
-            guards=self.guards,
-            shapes=self.shapes,
-            dtypes=self.dtypes,
-            scopes=self.scopes.finished(),
-            draws=self.draws,
-        )
 
 
 def _labelled(x: Node) -> str:
