@@ -1,31 +1,34 @@
-"""A few of the random functions of `fuzz`, which has them by the thousand."""
+"""A few of the random functions of `branches`, which has them by the thousand."""
 
 import math
 import os
 
-import fuzz
 import numpy as np
 import pytest
 
 import tinygrad_bp as tb
+
+from . import branches
 
 MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
 
 
 def check_arrays():
     for seed in range(5000, 5015):
-        fuzz.check(seed, "array")
+        branches.check(seed, "array")
 
 
 @pytest.mark.parametrize("kind", ["number", "array"])
 def test_random_functions_with_branches_and_draws(kind):
-    records = [fuzz.check(seed, kind) for seed in range(5000, 5000 + 12 * MANY)]
+    records = [branches.check(seed, kind) for seed in range(5000, 5000 + 12 * MANY)]
     assert max(records) > 2  # branches did flip
 
 
 def test_random_functions_by_numba():
     pytest.importorskip("numba", reason="the engine's package")
-    records = [fuzz.check(seed, "number", "numba", few=3) for seed in range(5000, 5000 + 8 * MANY)]
+    records = [
+        branches.check(seed, "number", "numba", few=3) for seed in range(5000, 5000 + 8 * MANY)
+    ]
     assert max(records) > 1
 
 
@@ -33,7 +36,7 @@ def test_random_functions_by_jax():
     jax = pytest.importorskip("jax", reason="the engine's package")
     jax.config.update("jax_enable_x64", True)
     for seed in range(5000, 5000 + 2 * MANY):
-        fuzz.check(seed, "array", "jax", calls=3, branches=1)
+        branches.check(seed, "array", "jax", calls=3, branches=1)
 
 
 def test_a_record_that_misses_a_flip_is_found_out(monkeypatch):

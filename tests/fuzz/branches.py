@@ -1,6 +1,6 @@
 """Random functions with branches, random numbers and indices: replayed, recorded afresh, and eager.
 
-    python tests/replay/fuzz.py [how many of each kind] [how many by jax]
+    python -m tests.fuzz.branches [how many of each kind] [how many by jax]
 
 Every function is called on many data sets in a row: other numbers, nan and infinities and good data
 again, other shapes. Each call of the one compiled function must give what a new one gives, what the
