@@ -53,9 +53,13 @@ class Given:
     def take(self, x: Any) -> None:
         """Take an argument apart."""
         leaves, key = self.leaves, self.key
-        if type(x) is not Tensor and isinstance(x, (Tensor, Value)) and is_traced(x):
+        if type(x) is np.ndarray:  # first what small steps are given
+            self._take_array(x)
+        elif isinstance(x, Module):
+            self._take_module(x)
+        elif type(x) is not Tensor and isinstance(x, (Tensor, Value)) and is_traced(x):
             raise TypeError("argument: a quantity of a recording has no numbers to be given")
-        if isinstance(x, Tensor):
+        elif isinstance(x, Tensor):
             leaves.append(x)
             key += (Tensor, x._array.shape, x._array.dtype, self.by_tracked and x.rule)
         elif isinstance(x, Values):
@@ -71,8 +75,6 @@ class Given:
         elif isinstance(x, (int, float, np.integer, np.floating)):
             leaves.append(float(x))
             key.append(float)
-        elif isinstance(x, Module):
-            self._take_module(x)
         elif isinstance(x, dict):
             key += ("dict", *x)
             for part in x.values():
@@ -178,8 +180,10 @@ def check_leaf(leaf: Any) -> None:
 
 
 def data_of(leaf: Any) -> Any:
-    """The number of a Value, or the array of a Tensor."""
-    return leaf._data if isinstance(leaf, Value) else leaf._array
+    """The number of a Value, or the array of a Tensor; what is one already, itself."""
+    if isinstance(leaf, Value):
+        return leaf._data
+    return leaf._array if isinstance(leaf, Tensor) else leaf
 
 
 # --- results ------------------------------------------------------------------------------------

@@ -39,7 +39,6 @@ from tinygrad_bp.replay.tracing import (
 )
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor
-from tinygrad_bp.value import Value
 
 Mode = Literal["value", "value_and_grad", "backward"]
 Engine = Literal["numpy", "numba", "jax"]
@@ -162,18 +161,17 @@ class Recording:
 
     def _outcome(self, given: Given) -> tuple[list[Any], list[Any]]:
         scalar = self.program.kind == "scalar"
-        inputs: list[Any] = []
-        for leaf in given.leaves:
-            if type(leaf) is np.ndarray:
-                inputs += leaf.ravel().tolist() if scalar else [leaf]
-            elif isinstance(leaf, Tensor):
-                inputs += leaf._array.ravel().tolist() if scalar else [leaf._array]
-            elif isinstance(leaf, Values):
-                inputs += [x._data for x in leaf.flat]
-            else:
-                x = leaf._data if isinstance(leaf, Value) else leaf
-                i = self.program.inputs[len(inputs)]
-                inputs.append(x if scalar else np.asarray(x, self.program.dtypes[i]))
+        inputs: list[Any]
+        if scalar:
+            inputs = [number for leaf in given.leaves for number in _numbers_in(leaf)]
+        else:
+            dtypes = self.program.dtypes
+            inputs = [
+                leaf if type(leaf) is np.ndarray
+                else leaf._array if type(leaf) is Tensor
+                else np.asarray(data_of(leaf), dtypes[i])
+                for leaf, i in zip(given.leaves, self.program.inputs, strict=False)
+            ]  # fmt: skip
         inputs += [data_of(x) for x in self.captured]
         if self.program.draws:
             inputs += self.program.drawn(*given.generators)
@@ -259,6 +257,14 @@ class Recording:
             totals[id(leaf)] = leaf, g if before is None else before + g
         for leaf, total in totals.values():
             leaf.grad = total
+
+
+def _numbers_in(leaf: Any) -> Sequence[float]:
+    """What an argument gives a program of single numbers."""
+    if isinstance(leaf, Values):
+        return [x._data for x in leaf.flat]
+    data = data_of(leaf)
+    return data.ravel().tolist() if isinstance(data, np.ndarray) else [data]
 
 
 def _stand_in(recorder: Recorder, leaf: Any, dtype: Any) -> Any:
