@@ -180,16 +180,16 @@ def _divide(x: float, y: float, z: float) -> Pairs:
 def _power(x: float, y: float, z: float) -> Pairs:
     if y == 0:
         by_x = 0.0
-    elif 1e-290 < fabs(z) < 1e290 and 1e-290 < fabs(x) < 1e290:
+    elif 1e-290 < fabs(z) < 1e290 and 1e-290 < fabs(x) < 1e290 and fabs(y) < 2**53:
         by_x = z / x * y
-    else:
+    else:  # from 2**53 on all floats are even, and y - 1 is rounded to one: documented at the rule
         by_x = y * power(x, y - 1)
     if x == 0:
         by_y = 0.0 if y >= 0 else z * -inf
     else:
         by_y = 0.0 if z == 0 else z * log(x)
-    steep = 1 + fabs(log(fabs(x))) * (1 + fabs(y)) / 8 if x == x and x != 0 else 1
-    return by_x, fabs(by_x) * steep + (FLOOR if y != 0 else 0), *_own(by_y)
+    steep = 1 + min(fabs(log(fabs(x))), 745.0) * (1 + fabs(y)) / 8 if x == x else 1.0
+    return by_x, fabs(by_x) * steep + (FLOOR if y != 0 else 0) if by_x else 0.0, *_own(by_y)
 
 
 def _sign(x: float) -> float:
