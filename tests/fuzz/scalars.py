@@ -597,6 +597,11 @@ def smaller(program: Program) -> Iterator[Program]:
         yield program._replace(every_way=False)
     for size in range(1, len(operations)):
         yield _used(Program(leaves, operations[:size], every_way))
+    values = [number for number, _ in leaves]
+    for name, operands in operations:
+        values.append(_value(name, operands, values))
+    for i in reversed(range(len(operations) - 1)):
+        yield _used(_as_leaf(program, i, values[n + i]))
     for i in reversed(range(len(operations))):
         _, operands = operations[i]
         nodes = {p for o in operands for p in (o[1:] if type(o) is tuple else (o,))}
@@ -610,9 +615,6 @@ def smaller(program: Program) -> Iterator[Program]:
             yield program._replace(leaves=(*leaves[:i], (number, False), *leaves[i + 1 :]))
         for simple in _simpler(number):
             yield program._replace(leaves=(*leaves[:i], (simple, tracked), *leaves[i + 1 :]))
-    values = [number for number, _ in leaves]
-    for name, operands in operations:
-        values.append(_value(name, operands, values))
     for i, (name, operands) in enumerate(operations):
         for j, operand in enumerate(operands):
             for other in _other_operands(operand, values):
@@ -662,6 +664,23 @@ def _without(program: Program, position: int, other: int) -> Program:
     if position == count - 1 and other >= len(program.leaves):
         operations = operations[: other - len(program.leaves) + 1]
     return program._replace(operations=tuple(operations))
+
+
+def _as_leaf(program: Program, i: int, value: float) -> Program:
+    """The program with a further leaf in the place of operation i, which is then not used."""
+    n = len(program.leaves)
+
+    def put(operand: Any) -> Any:
+        if type(operand) is tuple:
+            return (operand[0], *map(put, operand[1:]))
+        if type(operand) is not int:
+            return operand
+        return n if operand == n + i else operand + (operand >= n)
+
+    operations = [(name, tuple(map(put, operands))) for name, operands in program.operations]
+    return program._replace(
+        leaves=(*program.leaves, (value, True)), operations=tuple(operations)
+    )
 
 
 def _used(program: Program) -> Program:
