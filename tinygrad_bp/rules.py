@@ -87,8 +87,9 @@ class Rule:
                 result = interpret(self, operands)
                 if result is not NotImplemented:
                     return result
-        for operand in operands:
-            if not isinstance(operand, Real) or isinstance(operand, bool):
+        for operand, partial in zip(operands, self.partials, strict=True):
+            is_truth = isinstance(operand, bool) and partial is None  # of a condition
+            if not (is_truth or (isinstance(operand, Real) and not isinstance(operand, bool))):
                 raise TypeError(
                     f"{self.name}: expected a Value, a Tensor, an array made by tb.values() or a "
                     f"number, got {type(operand).__name__}; wrap an array as tb.Tensor(array)"
@@ -217,7 +218,11 @@ def power_dy(m: M, x: X, y: X, z: X) -> X:
     ),
 )
 def power(m: M, x: X, y: X) -> X:
-    """x to the power y; x**0 is 1 with derivative 0 by x everywhere, 0**y has derivative 0 by y"""
+    """x to the power y; x**0 is 1 with derivative 0 by x everywhere, 0**y has derivative 0 by y
+
+    The derivative by x takes y - 1, which floats have up to 2**53: beyond, all of them are even, and
+    for a negative x the derivative has the sign of an even power.
+    """
     return m.power(x, y)
 
 
