@@ -295,6 +295,16 @@ def _has_no_zero(x: Any) -> bool:
     return isinstance(x, (float, np.ndarray, np.generic)) and bool(np.all(np.not_equal(x, 0)))
 
 
+def _layout(symbol: _Symbol) -> Any:
+    """What the buffers for a result have in common: also the order of the axes in memory.
+
+    numpy adds up in that order, and so the last bits of a sum depend on it.
+    """
+    sample = symbol.sample
+    ordered = sample.flags.c_contiguous
+    return sample.shape, sample.dtype, None if ordered else np.empty_like(sample).strides
+
+
 def _flat(x: Any) -> Any:
     if isinstance(x, (list, tuple)):
         for part in x:
@@ -413,11 +423,11 @@ class Runner:
                 text = ", ".join([*arguments, *options])
                 lines.append(f"{result.name} = {self._constant(call.function)}({text})")
             else:
-                key = (result.shape, result.dtype)
+                key = _layout(result)
                 if free.get(key):
                     result.name = free[key].pop()
                 else:
-                    result.name = self._constant(np.empty(*key), _BUFFER)
+                    result.name = self._constant(np.empty_like(result.sample), _BUFFER)
                 buffer_of[result] = result.name
                 out = "out=" if isinstance(call.into, np.ufunc) else ""
                 text = ", ".join([*arguments, out + result.name])
@@ -443,7 +453,7 @@ class Runner:
         self, dying: set[_Symbol], buffer_of: dict[_Symbol, str], free: dict[Any, list[str]]
     ) -> None:
         for owner in dying:
-            free.setdefault((owner.shape, owner.dtype), []).append(buffer_of.pop(owner))
+            free.setdefault(_layout(owner), []).append(buffer_of.pop(owner))
 
     def _named(self, x: Any) -> str:
         """An argument, as it stands in the code."""
