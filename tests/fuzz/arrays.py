@@ -19,7 +19,7 @@ from tinygrad_bp.rules import RULES
 
 from . import Mismatch, programs
 from .programs import Program, function_of, run, tensors, total, tracked
-from .wobble import agree, close
+from .wobble import agree, exactly, same_replay
 
 # One in so many programs is tried in these ways as well, chosen by its mark.
 VALUES, NUMBA, JAX = 20, 4000, 2000
@@ -86,21 +86,6 @@ def check(program: Program, tally: Counter) -> None:
     _elsewhere(program, value, gradients, tally)
 
 
-def exactly(what, got, expected):
-    """Raise unless they are the same bits, where one nan is like another."""
-    for k, (x, y) in enumerate(zip(got, expected, strict=True)):
-        x, y = np.asarray(x), np.asarray(y)
-        if not y.shape:  # single numbers come back as floats
-            x, y = np.float64(x), np.float64(y)
-        if x.shape != y.shape or x.dtype != y.dtype:
-            raise Mismatch(f"{what} {k}: {x.dtype}{x.shape}, and not {y.dtype}{y.shape}")
-        if x.tobytes() != y.tobytes():
-            nan = np.isnan(x) & np.isnan(y)
-            ok = nan | ((x == y) & (np.signbit(x) == np.signbit(y)))
-            if not ok.all():
-                raise Mismatch(f"{what} {k}: {x[~ok][:3]}, and not {y[~ok][:3]}")
-
-
 def _filled(gradients, program):
     """Gradients with zeros where nothing leads to a leaf."""
     shapes = [program.leaves[i] for i in tracked(program)]
@@ -134,23 +119,6 @@ def _replayed(program, value, gradients, tally):
     got, replayed = step.value_and_grad(*tensors(program))
     tally["replayed by numpy"] += 1
     same_replay(program, (got, replayed), (value, _filled(gradients, program)), tally)
-
-
-def same_replay(program, got, expected, tally):
-    """Raise unless a replay of arrays gives the same bits.
-
-    Constants are kept in the order of their axes, and not backwards as after a flip: numpy then
-    may add them up in another order.
-    """
-    try:
-        exactly("replay: value", [np.float64(got[0])], [np.float64(expected[0])])
-        exactly("replay: gradient", got[1], expected[1])
-    except Mismatch:
-        backwards = any(step.name in ("flip", "getitem", "cumsum") for step in program.steps)
-        pairs = zip((got[0], *got[1]), (expected[0], *expected[1]), strict=True)
-        if not backwards or not all(close(np.asarray(x), np.asarray(y)) for x, y in pairs):
-            raise
-        tally["explained: replay: constants backwards in memory, last bits"] += 1
 
 
 def single(comparison):
@@ -187,7 +155,7 @@ def _forward(program, comparison, value, gradients, v, tally):
 
     primals = tuple(program.leaves[i].array() for i in chosen)
     got, tangent = tb.jvp(g, primals, tuple(v[i] for i in chosen))
-    exactly("forward mode: value", [np.float64(got)], [np.float64(value)])
+    agree("forward mode: value", program, (got, ()), (value, ()), tally, of=())
     sizes = comparison.sizes()
     expected = sum(
         float(np.vdot(x.astype(float), v[i]))

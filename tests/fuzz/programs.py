@@ -118,9 +118,13 @@ def ends(program):
 
 def total(program, results):
     """One number of all the results that no other operation takes."""
+    return added([results[k] for k in ends(program)])
+
+
+def added(results):
+    """The sum of all elements, each times a weight."""
     loss = None
-    for k in ends(program):
-        z = results[k]
+    for z in results:
         shape, dtype = getattr(z, "shape", ()), getattr(z, "dtype", np.dtype(float))
         w = weights(tuple(shape), dtype if dtype.kind == "f" else np.dtype(float))
         term = tb.sum(z * w) if shape else z * float(w)
@@ -752,19 +756,22 @@ def weight(numbers):
 def source(program, name="f"):
     """The program as Python, a function of its leaves, and then the leaves."""
     names = [f"x{i}" for i in range(len(program.leaves))]
-    lines = [f"def {name}({', '.join(names)}):"]
-    of = lambda x: repr(x) if type(x) is float else f"z{x}" if x >= 0 else names[~x]  # noqa: E731
-    for k, step in enumerate(program.steps):
-        lines.append(f"    z{k} = {_call(step, [of(x) for x in step.operands])}")
-    lines += ["    total = 0.0"]
-    for k in ends(program):
-        lines.append(f"    total = total + tb.sum(z{k} * programs.weights(z{k}.shape, z{k}.dtype))")
-    lines += ["    return total", ""]
+    text = [f"def {name}({', '.join(names)}):", *lines(program, names), ""]
     for i, leaf in enumerate(program.leaves):
         dtype = "" if leaf.dtype == "float64" else f", np.{leaf.dtype}"
         array = f"np.array({list(leaf.numbers)}{dtype})"
-        lines.append(f"x{i} = {array}.reshape({leaf.shape})")
-    return "\n".join(lines)
+        text.append(f"x{i} = {array}.reshape({leaf.shape})")
+    return "\n".join(text)
+
+
+def lines(program, names):
+    """The body of a function that computes the program."""
+    of = lambda x: repr(x) if type(x) is float else f"z{x}" if x >= 0 else names[~x]  # noqa: E731
+    text = []
+    for k, step in enumerate(program.steps):
+        text.append(f"    z{k} = {_call(step, [of(x) for x in step.operands])}")
+    terms = ", ".join(f"z{k}" for k in ends(program))
+    return [*text, f"    return programs.added([{terms}])"]
 
 
 def _printed(argument):

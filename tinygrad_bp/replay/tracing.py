@@ -538,6 +538,8 @@ def _operation(
 ) -> Any:
     recorder = _recorder_of([*operands, *_flat(parameters)])
     kind = recorder.kind
+    if kind == "scalar" and isinstance(rule, ArrayRule):
+        Value._interpret(rule, tuple(operands))  # type: ignore[arg-type]  # raises, and says why
     operands = [x._as_floats() if isinstance(x, Index) else x for x in operands]
     operands = [recorder.operand(x) for x in operands]
     if options and any(isinstance(p, Index) for p in options.values()):
