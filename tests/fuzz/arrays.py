@@ -23,6 +23,7 @@ from .wobble import agree, exactly, same_replay
 
 # One in so many programs is tried in these ways as well, chosen by its mark.
 VALUES, NUMBA, JAX = 20, 4000, 2000
+CHUNK = 100
 
 
 EPS_32 = float(np.finfo(np.float32).eps)
@@ -63,14 +64,13 @@ def check(program: Program, tally: Counter) -> None:
     leaves = tensors(program)
     results = run(program, leaves)
     loss = total(program, results)
-    tally["programs"] += 1
-    tally["operations"] += len(results)
+    tally["(programs)"] += 1
     if loss.requires_grad:
         loss.backward()
     comparison = Comparison(program, leaves, results, tally)
-    tally["operations by PyTorch"] += len(results)
+    tally["values of operations, PyTorch"] += len(results)
     if not loss.requires_grad:
-        tally["without a gradient"] += 1
+        tally["skipped: without a gradient"] += 1
         return
     comparison.gradients()
     value, gradients = loss.item(), [leaf.grad for leaf in leaves if leaf.requires_grad]
@@ -78,7 +78,7 @@ def check(program: Program, tally: Counter) -> None:
     _replayed(program, value, gradients, tally)
     finite = all(np.isfinite(z._array).all() for z in results) and np.isfinite(value)
     if not (finite and all(g is None or np.isfinite(g).all() for g in gradients)):
-        tally["with infinities or nan: not by forward mode and differences"] += 1
+        tally["skipped: forward mode and differences, infinities or nan"] += 1
         return
     v = directions(program)
     _forward(program, comparison, value, gradients, v, tally)
@@ -100,7 +100,7 @@ def _create_graph(program, comparison, gradients, tally):
     leaves = tensors(program)
     again = tb.grad(function_of(program), tracked(program), create_graph=True)(*leaves)
     got, expected = [np.asarray(g) for g in again], _filled(gradients, program)
-    tally["with create_graph"] += 1
+    tally["create_graph"] += 1
     if not single(comparison):
         exactly("create_graph: gradient", got, expected)
         return
@@ -117,7 +117,7 @@ def _replayed(program, value, gradients, tally):
     """A record gives every bit of the function itself."""
     step = tb.compile(function_of(program), argnums=tracked(program), optimize=False)
     got, replayed = step.value_and_grad(*tensors(program))
-    tally["replayed by numpy"] += 1
+    tally["replays, numpy"] += 1
     same_replay(program, (got, replayed), (value, _filled(gradients, program)), tally)
 
 
@@ -164,11 +164,11 @@ def _forward(program, comparison, value, gradients, v, tally):
     scale = sum(float(np.vdot(sizes[i], np.abs(v[i]))) for i in chosen)
     eps = EPS_32 if single(comparison) else np.finfo(np.float64).eps
     if not np.isfinite(scale):
-        tally["forward mode: terms overflow, not compared"] += 1
+        tally["skipped: forward mode, terms overflow"] += 1
         return
     if not abs(tangent - expected) <= PATH_ROUNDINGS * eps * scale + 1e-300:
         raise Mismatch(f"forward mode: {tangent}, by the gradient {expected}, terms {scale}")
-    tally["by forward mode"] += 1
+    tally["forward mode"] += 1
 
 
 @functools.cache
@@ -186,11 +186,11 @@ def _differences(program, results, gradients, v, tally):
     bring within the distance of two estimates.
     """
     if not {step.name for step in program.steps} <= _smooth_names():
-        tally["differences: not smooth"] += 1
+        tally["skipped: differences, not smooth"] += 1
         return
     large = max((np.abs(z._array).max(initial=0.0) for z in results), default=0.0)
     if large > 1e6 or any(leaf.dtype != "float64" for leaf in program.leaves):
-        tally["differences: too large, or float32"] += 1
+        tally["skipped: differences, too large or float32"] += 1
         return
     chosen = tracked(program)
     filled = _filled(gradients, program)
@@ -216,10 +216,10 @@ def _differences(program, results, gradients, v, tally):
         best = min(best, error)
         if abs(fine - expected) <= 5.0 * error + 1e-6 * (sizes + abs(fine)) + 1e-9:
             good = error <= 1e-3 * (sizes + 1e-3)
-            tally["by differences" if good else "differences: too rough to tell"] += 1
+            tally["differences" if good else "skipped: differences, too rough to tell"] += 1
             return
     if best > 1e-2 * (sizes + 1e-3):
-        tally["differences: too rough to tell"] += 1
+        tally["skipped: differences, too rough to tell"] += 1
         return
     raise Mismatch(f"differences: {fine} (error {error}), by the gradient {expected}")
 
@@ -238,16 +238,16 @@ def _elsewhere(program, value, gradients, tally):
     if program.mark % VALUES == 0 and _of_values(program):
         got = tb.value_and_grad(function_of(program), tracked(program))(*_values(program))
         agree("single numbers", program, got, (value, filled), tally)
-        tally["as single numbers"] += 1
+        tally["single numbers"] += 1
     if program.mark % NUMBA == 1 and _of_values(program):
         step = tb.compile(function_of(program), argnums=tracked(program), engine="numba")
         agree("numba", program, step.value_and_grad(*_values(program)), (value, filled), tally)
-        tally["replayed by numba"] += 1
+        tally["replays, numba"] += 1
     if program.mark % JAX == 2:
         with_jax()
         step = tb.compile(function_of(program), argnums=tracked(program), engine="jax")
         agree("jax", program, step.value_and_grad(*tensors(program)), (value, filled), tally)
-        tally["replayed by jax"] += 1
+        tally["replays, jax"] += 1
 
 
 @functools.cache

@@ -61,9 +61,7 @@ FUNCTIONS = {
 
 
 def operands_of(step, leaves, results):
-    return [
-        x if type(x) is float else results[x] if x >= 0 else leaves[~x] for x in step.operands
-    ]
+    return [x if type(x) is float else results[x] if x >= 0 else leaves[~x] for x in step.operands]
 
 
 def given(argument):

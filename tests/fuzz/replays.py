@@ -26,6 +26,7 @@ from .programs import Maker, Step, tidied
 from .wobble import agree, exactly, same_replay
 
 ROWS = 64  # of a batch
+CHUNK = 50
 
 
 class Program(NamedTuple):
@@ -69,7 +70,7 @@ def generate(random: _random.Random) -> Program:
         return _arrays(random)
     if kind < 0.3 + 0.0002:
         return _arrays(random)._replace(engine="jax", mode="value_and_grad", captured=())
-    if kind < float(__import__("os").environ.get("NB","0.65")):
+    if kind < 0.65:
         return numbers(random)
     return numbers(random, family=random.randrange(len(FAMILIES)))
 
@@ -251,10 +252,10 @@ def check(program: Program, tally: Counter) -> None:
         from .arrays import with_jax
 
         with_jax()
-    tally["functions"] += 1
+    tally["(functions)"] += 1
     compiled = Replay(program)
     if not _is_tracked(program):
-        tally["without a gradient: values alone"] += 1
+        tally["(functions without a gradient: values alone)"] += 1
         program = program._replace(mode="value" if program.mode != "batch" else "batch")
         compiled.program = program
     if program.mode == "batch":

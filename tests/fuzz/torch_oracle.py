@@ -204,7 +204,9 @@ STRUCTURAL = {
     "broadcast_to": lambda x, shape: x.expand(shape),
     "concatenate": lambda *xs: torch.cat(xs[:-1], xs[-1]),
     "contract": _contract,
-    "cumsum": lambda x, axis=None: torch.cumsum(x if axis is not None else x.reshape(-1), axis or 0),
+    "cumsum": lambda x, axis=None: torch.cumsum(
+        x if axis is not None else x.reshape(-1), axis or 0
+    ),
     "expand_dims": _places(np.expand_dims),
     "flip": _places(np.flip),
     "getitem": _places(lambda x, index: x[index]),
@@ -236,9 +238,7 @@ STRUCTURAL = {
     # Functions of programs.FUNCTIONS
     "one_hot": lambda x, indices, classes: x * F.one_hot(torch.tensor(indices).long(), classes),
     "row": lambda x, which: x[which],
-    "split": _places(
-        lambda x, sections, axis, which: np.split(x, sections, axis)[which]
-    ),
+    "split": _places(lambda x, sections, axis, which: np.split(x, sections, axis)[which]),
 }
 
 SEQUENCES = {"concatenate", "stack"}
@@ -374,7 +374,10 @@ class Asked:
             return [h.abs() for h in _grad(self.sizes, self.absolute, a, keep=True)]
         _, parts = TERMS[self.step.name](self.step, self.xs[0], self.value, a)
         handed = [h.abs() for h in _grad(self.z, self.leaves, a, keep=True)]
-        return [h if part is None else part.expand(h.shape) for h, part in zip(handed, parts, strict=True)]
+        return [
+            h if part is None else part.expand(h.shape)
+            for h, part in zip(handed, parts, strict=True)
+        ]
 
     def _pairs(self):
         return zip(self.partials, self.xs, strict=True)
@@ -454,7 +457,7 @@ class Comparison:
                 f"{what} of {name or k}: {_first(got, ok)}, PyTorch {_first(expected, ok)}"
                 f" (terms {_first(terms, ok)})"
             )
-        self.tally[f"explained: {reason}"] += 1
+        self.tally[f"({reason})"] += 1
 
     def node(self, x):
         return x if type(x) is float else self.results[x] if x >= 0 else self.leaves[~x]
@@ -480,12 +483,15 @@ class Comparison:
             for x, h, s in zip(step.operands, handed, sizes, strict=True):
                 if type(x) is int:
                     total, terms, dtypes = sums.get(x, (0.0, 0.0, set()))
-                    kinds = {z.dtype, *(getattr(self.node(y), "dtype", z.dtype) for y in step.operands)}
+                    kinds = {
+                        z.dtype,
+                        *(getattr(self.node(y), "dtype", z.dtype) for y in step.operands),
+                    }
                     sums[x] = (total + h, terms + torch.maximum(s, h.abs()), dtypes | kinds)
         for i, leaf in enumerate(self.leaves):
             if leaf.requires_grad:
                 self._check_sum(~i, leaf, sums.pop(~i, None))
-        self.tally["gradients of nodes by PyTorch"] += len(self.results) + len(self.leaves)
+        self.tally["gradients of nodes, PyTorch"] += len(self.results) + len(self.leaves)
 
     def _check_sum(self, k, node, summed):
         grad = node._grad
@@ -497,9 +503,7 @@ class Comparison:
         if grad is None:
             grad = np.zeros(node.shape)
         like = [np.zeros((), d) for d in dtypes]
-        consumers = [
-            (j, s) for j, s in enumerate(self.program.steps) if k in s.operands
-        ]
+        consumers = [(j, s) for j, s in enumerate(self.program.steps) if k in s.operands]
         ok_terms = terms if hasattr(terms, "numpy") else as_torch(terms)
         expected, terms = total, ok_terms
         got = np.asarray(grad)
@@ -514,7 +518,7 @@ class Comparison:
             g = np.zeros(1) if self.results[j]._grad is None else self.results[j]._grad
             reason = explanation(step.name, got[~ok], expected.numpy()[~ok], data, g)
             if reason is not None:
-                self.tally[f"explained: {reason}"] += 1
+                self.tally[f"({reason})"] += 1
                 return
         names = ", ".join(step.name for _, step in consumers)
         raise Mismatch(
@@ -526,7 +530,9 @@ class Comparison:
         """Per leaf the sum over all paths of absolute terms: what roundings are a part of."""
         program, sums = self.program, {}
         for k in programs.ends(program):
-            sums[k] = as_torch(np.abs(programs.weights(self.results[k].shape, self.results[k].dtype)))
+            sums[k] = as_torch(
+                np.abs(programs.weights(self.results[k].shape, self.results[k].dtype))
+            )
         for k in reversed(range(len(program.steps))):
             if k not in sums:
                 continue

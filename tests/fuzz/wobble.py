@@ -46,7 +46,7 @@ def same_replay(program, got, expected, tally):
         pairs = zip((got[0], *got[1]), (expected[0], *expected[1]), strict=True)
         if not backwards or not all(close(np.asarray(x), np.asarray(y)) for x, y in pairs):
             raise
-        tally["explained: replay: constants backwards in memory, last bits"] += 1
+        tally["(replay: constants backwards in memory, last bits)"] += 1
 
 
 def agree(what, program, got, expected, tally, arrays=None, of=None, nodes=None):
@@ -74,7 +74,7 @@ def agree(what, program, got, expected, tally, arrays=None, of=None, nodes=None)
             ok = near | (x == y) | (np.isnan(x) & np.isnan(y)) | np.isnan(allowed)
         if not ok.all():
             raise Mismatch(f"{what} {k}: {x[~ok][:3]}, and not {y[~ok][:3]}")
-    tally[f"explained: {what}: roundings magnified, or at a kink"] += 1
+    tally[f"({what}: roundings magnified, or at a kink)"] += 1
 
 
 def close(x, y):
