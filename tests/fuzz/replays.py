@@ -23,7 +23,7 @@ from tinygrad_bp.rules import RULES
 
 from . import Mismatch, programs
 from .programs import Maker, Step, tidied
-from .wobble import agree, exactly, same_replay
+from .wobble import agree, same_replay
 
 ROWS = 64  # of a batch
 CHUNK = 50

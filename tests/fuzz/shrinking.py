@@ -20,3 +20,8 @@ def fails(kind, program):
     except Mismatch:
         return True
     return False
+
+
+def execute(code, show=lambda *x: None):
+    """Run printed code, in whatever package these tests are."""
+    exec(code.replace("tests.fuzz", __package__), {"print": show})

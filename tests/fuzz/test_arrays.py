@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="PyTorch is the oracle")
 
 from . import Mismatch, arrays, programs, torch_oracle
 from .programs import Leaf, Program, Step
-from .shrinking import fails, shrunk
+from .shrinking import execute, fails, shrunk
 
 MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
 
@@ -111,9 +111,9 @@ def test_a_broken_rule_is_found_and_made_small(how, monkeypatch):
     small = shrunk(arrays, found)
     assert len(small.steps) <= 2
     with pytest.raises(Mismatch):
-        exec(arrays.code(small), {"print": lambda *x: None})
+        execute(arrays.code(small))
     monkeypatch.undo()
-    exec(arrays.code(small), {"print": lambda *x: None})  # and it is the rule that was wrong
+    execute(arrays.code(small))  # and it is the rule that was wrong
 
 
 def test_a_wrong_forward_mode_is_found(monkeypatch):

@@ -13,7 +13,7 @@ from tinygrad_bp.replay.arguments import data_of
 from tinygrad_bp.rules import RULES
 
 from . import Mismatch, programs, replays
-from .shrinking import fails, shrunk
+from .shrinking import execute, fails, shrunk
 
 MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
 
@@ -116,12 +116,12 @@ def test_a_broken_replay_is_found_and_made_small(how, monkeypatch):
     assert small.calls <= 2
     assert len(small.body.steps) <= 4
     with pytest.raises(Mismatch):
-        exec(replays.code(small), {"print": lambda *x: None})
+        execute(replays.code(small))
     monkeypatch.undo()
-    exec(replays.code(small), {"print": lambda *x: None})  # and it is the replay that was wrong
+    execute(replays.code(small))  # and it is the replay that was wrong
 
 
 def test_code_shows_data_and_results(capsys):
     program = next(of_engine("numpy", 1, calls=2))
-    exec(replays.code(program), {})
+    execute(replays.code(program), print)
     assert capsys.readouterr().out.count("eager") == 2

@@ -1,15 +1,13 @@
 """When two ways to the same numbers agree: to the bit, or but for what roundings may do.
 
 Two engines round differently, in functions like exp and in the order of sums. Where their results
-differ by more than such roundings explain by themselves, the program is run several times with every
-result of every operation multiplied by 1 + δ, δ some thousand roundings: what that changes is what
-nobody can expect to agree (Parker 1997, "Monte Carlo arithmetic"). At a kink, or at a tie, that may
-be the whole derivative.
+differ by more than such roundings explain by themselves, the program is run several times with
+every result of every operation multiplied by 1 + δ, δ some thousand roundings: what that changes is
+what nobody can expect to agree (Parker 1997, "Monte Carlo arithmetic"). At a kink, or at a tie,
+that may be the whole derivative.
 """
 
 import numpy as np
-
-import tinygrad_bp as tb
 
 from . import Mismatch, programs
 
