@@ -72,7 +72,7 @@ def generate(random: _random.Random) -> Program:
         return _arrays(random)._replace(engine="jax", mode="value_and_grad", captured=())
     if kind < 0.65:
         return numbers(random)
-    return numbers(random, family=random.randrange(len(FAMILIES)))
+    return numbers(random, random.choice(FAMILIES))
 
 
 def _arrays(random):
@@ -91,8 +91,8 @@ def _captured(random, body, mode):
 
 
 def numbers(random, family=None):
-    """A program of single numbers; with a family, for numba."""
-    rules = sorted(RULES) if family is None else FAMILIES[family]
+    """A program of single numbers; with a family of operations, for numba."""
+    rules = family or sorted(RULES)
     body = programs.make(random, few=rules, wild=random.random() < 0.1)
     mode = random.choices(["value", "value_and_grad", "backward", "file", "batch"], [1, 3, 2, 1, 5])
     engine = "numpy"
@@ -147,7 +147,7 @@ def data_sets(program):
                 y = y + random.normal(size=x.shape) * 0.3
             if k % 11 == 7 and y.size and program.engine != "jax":
                 odd = random.choice([nan, inf, -inf, 0.0, -0.0, 1e300, -1e-300])
-                y = np.asarray(y)
+                y = np.array(y, np.float64)
                 y.flat[random.integers(y.size)] = odd
             with np.errstate(all="ignore"):
                 arrays.append(np.asarray(y, x.dtype))

@@ -18,6 +18,9 @@ from .shrinking import execute, fails, shrunk
 MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
 
 
+FEW = ["divide", "maximum", "power", "tanh"]  # numba compiles these for a few seconds
+
+
 def of_engine(engine, count, calls=None):
     """Programs that are replayed by one engine."""
     seeds = (random.Random(f"{engine} {k}") for k in range(10000))
@@ -40,7 +43,7 @@ def test_replays_by_numba():
     pytest.importorskip("numba", reason="the engine's package")
     tally = Counter()
     for k in range(60 * MANY):
-        replays.check(replays.numbers(random.Random(k), family=0), tally)
+        replays.check(replays.numbers(random.Random(k), FEW), tally)
     assert tally["replays of numbers by numba"] > 100
     assert tally["replays of numbers by numba, rows"] > 1000
 
