@@ -78,6 +78,8 @@ def pulled(rule: Any, which: int, g: Any, result: Any, operands: Sequence[Any], 
     if isinstance(rule, Rule):
         partial = rule.partials[which]
         if callable(partial):
+            if isinstance(result, Tensor):  # numpy's functions of constants, as in the first sweep
+                operands = [np.float64(x) if type(x) is float else x for x in operands]
             g = operations.azmul(g, partial(operations, *operands, result))
         elif partial != 1.0:
             g = g * partial

@@ -382,9 +382,9 @@ def _each(rule: Rule, *operands: Any) -> Any:
 
 
 def _condition(x: Any) -> NDArray[Any]:
-    """Truth values: given, or whether numbers differ from zero."""
+    """Truth values: given, or Values, which hold where they differ from zero."""
     if isinstance(x, (Value, Values)):
-        return np.not_equal(x.data, 0.0)
+        return np.asarray(_objects(x), dtype=object)
     condition: NDArray[Any] = np.asarray(x)
     if condition.dtype == object:  # elements of Values, or truth values on their way
         condition = np.frompyfunc(bool, 1, 1)(condition)

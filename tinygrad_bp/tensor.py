@@ -166,6 +166,7 @@ def _binary(rule: Rule) -> Callable[[Any, Any], Any]:
 def _general(rule: Rule) -> Callable[..., Any]:
     """The operation of any number of operands, of which some may be plain numbers and arrays."""
     value, partials = quiet(rule.value), rule.partials
+    conditions = [partial is None for partial in partials]
 
     def operation(*operands: Any) -> Any:
         data: list[Any] = []
@@ -181,7 +182,7 @@ def _general(rule: Rule) -> Callable[..., Any]:
                 constants = True
                 data.append(_constant(x, rule.name, is_condition=partials[i] is None))
         if constants:
-            data = _typed(data)
+            data = _typed(data, conditions)
             kept = _kept(operands, data)
         result = value(arrays, *data)
         state = current_state()
@@ -279,11 +280,14 @@ def _slots(operands: Sequence[Any], locals_: Sequence[Any]) -> tuple[Any, Any, A
     return operands[0], locals_[0], pairs, MORE
 
 
-def _typed(data: list[Any]) -> list[Any]:
-    """Numbers in the dtype of the arrays they meet, so that a float32 network stays one."""
+def _typed(data: list[Any], conditions: Sequence[bool]) -> list[Any]:
+    """Numbers in the dtype of the arrays they meet, so that a float32 network stays one.
+
+    That of a condition says nothing.
+    """
     dtype = None
-    for d in data:
-        if type(d) is not float and d.dtype.kind == "f":
+    for d, is_condition in zip(data, conditions, strict=True):
+        if type(d) is not float and d.dtype.kind == "f" and not is_condition:
             if d.dtype == np.float64:
                 return data
             dtype = d.dtype

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 import time
+from typing import NamedTuple
 
 # By itself, XLA computes a quantity anew wherever it is used, with other last bits. In random
 # functions operands of minimum are often equal, and then it takes one for the smaller.
@@ -163,10 +164,48 @@ def compare(got, expected, exactly, what):
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10, err_msg=str(what))
 
 
-def check(seed, kind, engine="numpy", calls=8, branches=2, few=None):
+class Program(NamedTuple):
+    """A random function, and how it is replayed: the arguments of `replayed`."""
+
+    seed: int
+    kind: str
+    engine: str = "numpy"
+    calls: int = 8
+    branches: int = 2
+    few: int | None = None
+    length: int = 9
+
+
+def generate(random):
+    engines = ["numpy", "numpy", "numba"] if importlib.util.find_spec("numba") else ["numpy"]
+    engine = random.choice(engines)
+    kind = "number" if engine == "numba" else random.choice(["number", "array"])
+    few = len(UNARY) if engine == "numba" else None
+    return Program(random.randrange(1 << 40), kind, engine, few=few)
+
+
+def check(program, tally):
+    records = replayed(**program._asdict())
+    tally[f"replays of {program.kind}s with branches by {program.engine}"] += program.calls
+    tally["(records)"] += records
+
+
+def smaller(program):
+    for name, least in (("calls", 1), ("length", 3), ("branches", 1)):
+        now = getattr(program, name)
+        for less in (least, (now + least) // 2, now - 1):
+            if least <= less < now:
+                yield program._replace(**{name: less})
+
+
+def code(program):
+    return f"from tests.fuzz import branches\n\nbranches.replayed(**{program._asdict()!r})"
+
+
+def replayed(seed, kind, engine="numpy", calls=8, branches=2, few=None, length=9):
     """One random function, on many data sets. Returns how often it was recorded."""
     few = len(UNARY) if few is None and engine == "numba" else few
-    f, leaf = random_function(seed, kind, branches, few=few)
+    f, leaf = random_function(seed, kind, branches, length, few)
     options = {"argnums": (0, 1), "engine": engine, "optimize": False}
     step = tb.compile(f, **options)
     exact = engine == "numpy" and kind == "array"
@@ -203,7 +242,7 @@ def main(each=1000, by_jax=100):
         start, recorded = time.perf_counter(), 0
         for seed in range(count):
             calls = 8 if engine != "jax" else 4
-            recorded += check(seed, kind, engine, calls, branches=2 if engine != "jax" else 1)
+            recorded += replayed(seed, kind, engine, calls, branches=2 if engine != "jax" else 1)
         passed = time.perf_counter() - start
         print(f"{count} functions of {kind}s by {engine}: {recorded} records, {passed:.0f} s")
 

@@ -15,19 +15,19 @@ MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
 
 def check_arrays():
     for seed in range(5000, 5015):
-        branches.check(seed, "array")
+        branches.replayed(seed, "array")
 
 
 @pytest.mark.parametrize("kind", ["number", "array"])
 def test_random_functions_with_branches_and_draws(kind):
-    records = [branches.check(seed, kind) for seed in range(5000, 5000 + 12 * MANY)]
+    records = [branches.replayed(seed, kind) for seed in range(5000, 5000 + 12 * MANY)]
     assert max(records) > 2  # branches did flip
 
 
 def test_random_functions_by_numba():
     pytest.importorskip("numba", reason="the engine's package")
     records = [
-        branches.check(seed, "number", "numba", few=3) for seed in range(5000, 5000 + 8 * MANY)
+        branches.replayed(seed, "number", "numba", few=3) for seed in range(5000, 5000 + 8 * MANY)
     ]
     assert max(records) > 1
 
@@ -36,7 +36,7 @@ def test_random_functions_by_jax():
     jax = pytest.importorskip("jax", reason="the engine's package")
     jax.config.update("jax_enable_x64", True)
     for seed in range(5000, 5000 + 2 * MANY):
-        branches.check(seed, "array", "jax", calls=3, branches=1)
+        branches.replayed(seed, "array", "jax", calls=3, branches=1)
 
 
 def test_a_record_that_misses_a_flip_is_found_out(monkeypatch):

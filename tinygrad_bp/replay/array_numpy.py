@@ -139,11 +139,11 @@ class Runner:
                 text = ", ".join([*arguments, *options])
                 lines.append(f"{result.name} = {self._constant(call.function)}({text})")
             else:
-                key = (result.shape, result.dtype)
+                key = _layout(result)
                 if free.get(key):
                     result.name = free[key].pop()
                 else:
-                    result.name = self._constant(np.empty(*key), _BUFFER)
+                    result.name = self._constant(np.empty_like(result.sample), _BUFFER)
                 buffer_of[result] = result.name
                 out = "out=" if isinstance(call.into, np.ufunc) else ""
                 places = list(call.arguments)
@@ -168,7 +168,7 @@ class Runner:
         self, dying: set[Symbol], buffer_of: dict[Symbol, str], free: dict[Any, list[str]]
     ) -> None:
         for owner in dying:
-            free.setdefault((owner.shape, owner.dtype), []).append(buffer_of.pop(owner))
+            free.setdefault(_layout(owner), []).append(buffer_of.pop(owner))
 
     def _named(self, x: Any) -> str:
         """An argument, as it stands in the code."""
@@ -199,6 +199,16 @@ class Runner:
             return f"{self._constant(np.array(x))}.copy()"
         fresh = x.owner is x and x.name.startswith("v") and not again
         return x.name if fresh else f"{self._constant(np.array)}({x.name})"
+
+
+def _layout(symbol: Symbol) -> Any:
+    """What the buffers for a result have in common: also the order of the axes in memory.
+
+    numpy adds up in that order, and so the last bits of a sum depend on it.
+    """
+    sample = symbol.sample
+    ordered = sample.flags.c_contiguous
+    return sample.shape, sample.dtype, None if ordered else np.empty_like(sample).strides
 
 
 def _needed(every: Sequence[Call], wanted: Sequence[Any]) -> list[Call]:

@@ -538,6 +538,8 @@ def _operation(
 ) -> Any:
     recorder = _recorder_of([*operands, *_flat(parameters)])
     kind = recorder.kind
+    if kind == "scalar" and isinstance(rule, ArrayRule):
+        Value._interpret(rule, tuple(operands))  # type: ignore[arg-type]  # raises, and says why
     operands = [x._as_floats() if isinstance(x, Index) else x for x in operands]
     operands = [recorder.operand(x) for x in operands]
     if options and any(isinstance(p, Index) for p in options.values()):
@@ -554,7 +556,7 @@ def _operation(
     else:
         conditions = [p is None and rule not in _ON_NUMBERS for p in rule.partials]
         data = [_numbers(x, rule, c, kind) for x, c in zip(operands, conditions, strict=True)]
-        data = data if kind == "scalar" else typed(data)
+        data = data if kind == "scalar" else typed(data, conditions)
         value = quiet(rule.value) if kind == "array" else rule.value
         result = value(arrays if kind == "array" else floats, *data)
     pairs = list(zip(operands, data, strict=True))
@@ -631,7 +633,7 @@ _ON_NUMBERS = {tape.less, tape.less_equal, tape.equal, tape.not_equal, tape.deta
 def _compared(rule: Rule, *operands: Any) -> Any:
     if any(isinstance(x, (SeriesValue, SeriesTensor)) for x in operands):
         return NotImplemented
-    known = (Node, Condition, int, float, np.integer, np.floating, np.ndarray, list, tuple)
+    known = (Node, Condition, int, float, np.number, np.bool, np.ndarray, list, tuple)
     if not all(isinstance(x, known) for x in operands):
         return NotImplemented
     return _operation(rule, operands)

@@ -1,0 +1,129 @@
+"""A slice of the random programs of `arrays`; and that a wrong rule does not get past them."""
+
+import os
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import tinygrad_bp as tb
+from tinygrad_bp.array_rules import ARRAY_RULES
+from tinygrad_bp.rules import RULES
+
+pytest.importorskip("torch", reason="PyTorch is the oracle")
+
+from . import Mismatch, arrays, programs, torch_oracle
+from .programs import Leaf, Program, Step
+from .shrinking import execute, fails, shrunk
+
+MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
+
+
+def first_failure(kind, count):
+    found = (kind.generate(random.Random(seed)) for seed in range(count))
+    return next((program for program in found if fails(kind, program)), None)
+
+
+def test_every_operation_is_drawn_and_known_to_the_oracle():
+    assert torch_oracle.missing() == set()
+    assert set(programs.CHOICES) == {*ARRAY_RULES, *programs.FUNCTIONS}
+
+
+def test_programs_are_those_of_their_seed():
+    def one():
+        return arrays.generate(random.Random(7))
+
+    assert repr(one()) == repr(one())
+    assert eval(repr(one()).replace("Ellipsis", "..."), vars(programs) | {"nan": np.nan}) == one()
+
+
+def test_random_programs():
+    tally = Counter()
+    for seed in range(250 * MANY):
+        arrays.check(arrays.generate(random.Random(f"arrays {seed}")), tally)
+    assert tally["gradients of nodes, PyTorch"] > 1000
+    assert min(tally[way] for way in ("forward mode", "differences", "single numbers")) > 0
+
+
+def test_random_programs_by_jax():
+    pytest.importorskip("jax", reason="the engine's package")
+    tally = Counter()
+    for seed in range(24 * MANY):
+        program = arrays.generate(random.Random(f"jax {seed}"))
+        arrays.check(program._replace(mark=2), tally)
+    assert tally["replays, jax"] > 12
+
+
+def test_a_program_by_numba():
+    pytest.importorskip("numba", reason="the engine's package")
+    leaf = Leaf((2, 2), (0.5, -1.0, 2.0, 0.25))
+    steps = (Step("tanh", (~0,)), Step("matmul", (0, ~0)), Step("max", (1,), (0, True)))
+    tally = Counter()
+    arrays.check(Program(1, (leaf,), steps), tally)
+    assert tally["replays, numba"] == 1
+
+
+def pullback(name, which, wrong):
+    rule = ARRAY_RULES[name]
+    return rule, "pullbacks", (*rule.pullbacks[:which], wrong, *rule.pullbacks[which + 1 :])
+
+
+def partial(name, which, wrong):
+    rule = RULES[name]
+    return rule, "partials", (*rule.partials[:which], wrong, *rule.partials[which + 1 :])
+
+
+def without_repeats(g, index, shape):
+    result = np.zeros(shape, np.asarray(g).dtype)
+    result[index] = g  # the last one wins
+    return result
+
+
+BROKEN = {
+    "a partial": partial("tanh", 0, lambda m, x, y: 1.0 - y),
+    "a sign": partial("subtract", 1, 1.0),
+    "a small term": partial("hypot", 0, lambda m, x, y, z: m.divide(x, z) + 1e-6 * y),
+    "ties": partial("maximum", 0, lambda m, x, y, z: m.where(x >= y, 1.0, 0.0)),
+    "repeated indices": (tb.arrays, "scatter", without_repeats),
+    "not transposed": pullback("transpose", 0, lambda m, g, y, x, axes=None: m.transpose(g, axes)
+                               if g.shape == x.shape else m.reshape(g, x.shape)),  # fmt: skip
+    "a mean that is a sum": pullback(
+        "mean", 0, lambda m, g, y, x, *args: tb.array_rules.sum_dx(m, g, y, x, *args)
+    ),
+    "the other way round": pullback(
+        "cumsum", 0, lambda m, g, y, x, axis=None: m.reshape(m.cumsum(g, axis or 0), x.shape)
+    ),
+    "zeros in a product": pullback(
+        "prod", 0, lambda m, g, y, x, axis=None, keepdims=False: m.azmul(
+            tb.array_rules._restore(m, g, x, axis, keepdims),
+            m.divide(tb.array_rules._restore(m, y, x, axis, keepdims), x + 1e-9)),
+    ),
+    "a value": (tb.arrays, "take", lambda x, i, axis=None: np.take(np.abs(x), i, axis)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_rule_is_found_and_made_small(how, monkeypatch):
+    monkeypatch.setattr(*BROKEN[how])
+    found = first_failure(arrays, 1500)
+    assert found is not None
+    small = shrunk(arrays, found)
+    assert len(small.steps) <= 2
+    with pytest.raises(Mismatch):
+        execute(arrays.code(small))
+    monkeypatch.undo()
+    execute(arrays.code(small))  # and it is the rule that was wrong
+
+
+def test_a_wrong_forward_mode_is_found(monkeypatch):
+    monkeypatch.setattr(ARRAY_RULES["pad"], "forward", "linear")  # pads tangents by the constant
+    small = shrunk(arrays, first_failure(arrays, 600))
+    assert [step.name for step in small.steps] == ["pad"]
+
+
+@pytest.mark.parametrize("name", ["min", "logsumexp", "max"])
+def test_what_cannot_be_reduced_is_refused(name):
+    """numpy's own ValueError, where PyTorch gives infinities or refuses as well."""
+    with pytest.raises(ValueError, match="zero-size"):
+        getattr(tb, name)(tb.Tensor(np.ones((2, 0))), 1)

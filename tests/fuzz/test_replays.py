@@ -1,0 +1,130 @@
+"""A slice of the replays of `replays`; and that a wrong replay does not get past them."""
+
+import os
+import random
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tinygrad_bp.replay import passes
+from tinygrad_bp.replay.arguments import data_of
+from tinygrad_bp.rules import RULES
+
+from . import Mismatch, programs, replays
+from .shrinking import execute, fails, shrunk
+
+MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
+
+
+FEW = ["divide", "maximum", "power", "tanh"]  # numba compiles these for a few seconds
+
+
+def of_engine(engine, count, calls=None):
+    """Programs that are replayed by one engine."""
+    seeds = (random.Random(f"{engine} {k}") for k in range(10000))
+    found = (p for p in map(replays.generate, seeds) if p.engine == engine)
+    for _ in range(count):
+        program = next(found)
+        yield program if calls is None else program._replace(calls=calls)
+
+
+def test_replays_by_numpy():
+    tally = Counter()
+    for program in of_engine("numpy", 250 * MANY):
+        replays.check(program, tally)
+    replayed = sum(n for key, n in tally.items() if key.startswith("replays"))
+    assert replayed > 10_000
+    assert len([key for key in tally if key.startswith("replays")]) == 3
+
+
+def test_replays_by_numba():
+    pytest.importorskip("numba", reason="the engine's package")
+    tally = Counter()
+    for k in range(60 * MANY):
+        replays.check(replays.numbers(random.Random(k), FEW), tally)
+    assert tally["replays of numbers by numba"] > 100
+    assert tally["replays of numbers by numba, rows"] > 1000
+
+
+def test_replays_by_jax():
+    pytest.importorskip("jax", reason="the engine's package")
+    tally = Counter()
+    for k in range(6 * MANY):
+        body = programs.make(random.Random(f"jax {k}"), wild=False, dtype="float64")
+        replays.check(replays.Program(body, engine="jax", calls=9), tally)
+    assert tally["replays of arrays by jax"] > 20
+
+
+def test_families_have_every_rule():
+    assert sorted(sum(replays.FAMILIES, [])) == sorted(RULES)
+
+
+# --- broken on purpose --------------------------------------------------------------------------
+
+
+def swapped(program):
+    """The operands of a difference the wrong way round."""
+    operands = program.operands.copy()
+    for i in range(len(program)):
+        if program.rule(i) is RULES["subtract"]:
+            operands[i, :2] = operands[i, 1::-1]
+    return passes.optimized(replace(program, operands=operands))
+
+
+def alike(x):
+    """Arguments that are told apart by their kind alone."""
+    if isinstance(x, (list, tuple)):
+        return tuple(alike(part) for part in x)
+    return type(x).__name__
+
+
+def unchanged(program, i, of, constants):
+    """x + c, x * c, ... taken for x."""
+    same = [j for j in of if j not in constants and program.shapes[j] == program.shapes[i]]
+    return same[0] if same and program.dtypes[same[0]] == program.dtypes[i] else i
+
+
+def stale():
+    first = {}
+    return lambda leaf: first.setdefault(id(leaf), data_of(leaf))
+
+
+def rounded(path, load=replays.replay.load):
+    """A file that keeps constants with half their digits."""
+    program = load(path)
+    for x in program.constants.values():
+        if isinstance(x, np.ndarray):
+            x[...] = x.astype(np.float16)
+    return program
+
+
+BROKEN = {
+    "a pass that swaps": ("tinygrad_bp.replay.recorded.optimized", swapped),
+    "arguments not told apart": ("tinygrad_bp.replay.passes._key", alike),
+    "what changes taken for what does not": ("tinygrad_bp.replay.passes._unchanged", unchanged),
+    "leaves read once": ("tinygrad_bp.replay.recorded.data_of", stale()),
+    "a file that rounds": ("tests.fuzz.replays.replay.load", rounded),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_replay_is_found_and_made_small(how, monkeypatch):
+    path, wrong = BROKEN[how]
+    monkeypatch.setattr(path.replace("tests.fuzz.replays", replays.__name__), wrong)
+    found = next((p for p in of_engine("numpy", 1000) if fails(replays, p)), None)
+    assert found is not None
+    small = shrunk(replays, found)
+    assert small.calls <= 2
+    assert len(small.body.steps) <= 4
+    with pytest.raises(Mismatch):
+        execute(replays.code(small))
+    monkeypatch.undo()
+    execute(replays.code(small))  # and it is the replay that was wrong
+
+
+def test_code_shows_data_and_results(capsys):
+    program = next(of_engine("numpy", 1, calls=2))
+    execute(replays.code(program), print)
+    assert capsys.readouterr().out.count("eager") == 2

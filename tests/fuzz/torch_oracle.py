@@ -1,0 +1,615 @@
+"""PyTorch's answer for every operation, one at a time, on the numbers that the engine computed.
+
+Each operation is asked for its result and for what it hands to its operands, given the engine's own
+operands and the engine's own gradient of the result. If all of these agree, and the gradients of the
+nodes are the sums of what they are handed, then by induction every value and gradient is right. And
+no rounding of an earlier operation is magnified on the way to the comparison, however badly
+conditioned the program is.
+"""
+
+import functools
+import math
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from tinygrad_bp.array_rules import ARRAY_RULES
+from tinygrad_bp.rules import RULES
+
+from . import Mismatch, programs
+
+torch.set_num_threads(1)
+F = torch.nn.functional
+
+# --- the operations, PyTorch's ------------------------------------------------------------------
+
+
+def _azmul(g, d):
+    return g * d  # where d is infinite, see EXPLAINED
+
+
+ELEMENTWISE = {
+    "absolute": torch.abs,
+    "add": torch.add,
+    "arccos": torch.arccos,
+    "arcsin": torch.arcsin,
+    "arctan": torch.arctan,
+    "arctan2": torch.arctan2,
+    "azmul": _azmul,
+    "clip": torch.clamp,
+    "cos": torch.cos,
+    "cosh": torch.cosh,
+    "divide": torch.divide,
+    "elu": lambda x, alpha: torch.where(x > 0, x, alpha * torch.expm1(torch.clamp(x, max=0.0))),
+    "erf": torch.erf,
+    "erfc": torch.erfc,
+    "exp": torch.exp,
+    "expm1": torch.expm1,
+    "gelu": lambda x: 0.5 * x * torch.erfc(-math.sqrt(0.5) * x),
+    "hypot": torch.hypot,
+    "leaky_relu": lambda x, slope: torch.where(x > 0, x, slope * x),
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "log_sigmoid": F.logsigmoid,
+    "logaddexp": torch.logaddexp,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "multiply": torch.multiply,
+    "negative": torch.negative,
+    "positive": torch.positive,
+    "power": torch.pow,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "sin": torch.sin,
+    "sinh": torch.sinh,
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+    "sqrt": torch.sqrt,
+    "square": torch.square,
+    "subtract": torch.subtract,
+    "tan": torch.tan,
+    "tanh": torch.tanh,
+    "where": lambda condition, x, y: torch.where(condition != 0, x, y),
+}
+
+# Where PyTorch computes the derivative as a difference, such as 1 - y², its error is as large as
+# the roundings of 1; the tails are compared elsewhere, with numbers of many digits.
+DIFFERENCES = frozenset(
+    [
+        *("tanh", "sigmoid", "softplus", "log_sigmoid", "logaddexp", "silu", "gelu", "elu"),
+        *("expm1", "log1p", "erf", "erfc", "tan", "arcsin", "arccos"),
+    ]
+)
+
+
+def _dim(x, axis):
+    if axis is None:
+        return tuple(range(x.dim()))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    return tuple(a % x.dim() for a in axes) if x.dim() else ()
+
+
+def _reduced(function):
+    """A reduction that PyTorch has along axes; over none of them it does nothing."""
+
+    def reduction(x, axis=None, keepdims=False):
+        dim = _dim(x, axis)
+        return function(x, dim, keepdims) if dim else x * 1.0
+
+    return reduction
+
+
+def _lined_up(x, axis):
+    """x with the axes to reduce as one, the last."""
+    dim = _dim(x, axis)
+    kept = [i for i in range(x.dim()) if i not in dim]
+    y = x.permute((*kept, *dim))
+    count = math.prod(x.shape[i] for i in dim)
+    return y.reshape(*(x.shape[i] for i in kept), count)
+
+
+def _with_ones(y, x, axis, keepdims):
+    if not keepdims:
+        return y
+    dim = _dim(x, axis)
+    return y.reshape([1 if i in dim else n for i, n in enumerate(x.shape)])
+
+
+def _on_rows(function):
+    """A reduction that PyTorch has along one axis only."""
+
+    def reduction(x, axis=None, keepdims=False):
+        return _with_ones(function(_lined_up(x, axis)), x, axis, keepdims)
+
+    return reduction
+
+
+def _var(x, axis=None, ddof=0, keepdims=False):
+    rows = _lined_up(x, axis)
+    count = rows.shape[-1]
+    deviation = rows - rows.sum(-1, keepdim=True) / count if count else rows
+    total = (deviation * deviation).sum(-1)
+    return _with_ones(total / torch.tensor(float(count - ddof)), x, axis, keepdims)
+
+
+def _mean(x, axis=None, keepdims=False):
+    rows = _lined_up(x, axis)
+    return _with_ones(rows.sum(-1) / torch.tensor(float(rows.shape[-1])), x, axis, keepdims)
+
+
+def _softmax(x, axis=-1):
+    dim = _dim(x, axis)
+    if not dim:
+        return torch.softmax(x.reshape(1), 0).reshape(()) if not x.dim() else x * 0.0 + 1.0
+    return torch.exp(x - torch.amax(x, dim, keepdim=True).detach()) / _exps(x, dim)
+
+
+def _exps(x, dim):
+    return torch.exp(x - torch.amax(x, dim, keepdim=True).detach()).sum(dim, keepdim=True)
+
+
+def _log_softmax(x, axis=-1):
+    dim = _dim(x, axis)
+    if not dim:
+        return x * 0.0
+    return x - torch.amax(x, dim, keepdim=True).detach() - torch.log(_exps(x, dim))
+
+
+def _places(function):
+    """An operation that only moves elements: numpy moves their numbers, PyTorch the elements."""
+
+    def operation(x, *arguments):
+        numbers = function(np.arange(x.numel()).reshape(tuple(x.shape)), *arguments)
+        numbers = torch.from_numpy(np.array(numbers, order="C"))
+        return x.reshape(-1)[numbers.reshape(-1)].reshape(numbers.shape)
+
+    return operation
+
+
+def _scatter(x, index, shape):
+    places = np.asarray(np.arange(math.prod(shape)).reshape(shape)[index])
+    flat = torch.zeros(math.prod(shape), dtype=x.dtype)
+    where = torch.from_numpy(places.reshape(-1).copy())
+    return flat.index_add(0, where, x.expand(places.shape).reshape(-1)).reshape(shape)
+
+
+def _pad(x, pad_width, constant_values=0.0):
+    pairs = np.broadcast_to(pad_width, (x.dim(), 2))[::-1].reshape(-1).tolist()
+    return F.pad(x, pairs, value=constant_values) if x.dim() else x * 1.0
+
+
+def _triangle(function):
+    return lambda x, k=0: function(x if x.dim() > 1 else x.expand(len(x), len(x)), k)
+
+
+def _squeeze(x, axis=None):
+    dim = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else _dim(x, axis)
+    return x.reshape([n for i, n in enumerate(x.shape) if i not in dim])
+
+
+def _linear(x, W, b):
+    return torch.matmul(x, W) + b
+
+
+def _contract(*operands_and_formula):
+    *operands, formula = operands_and_formula
+    if "->" in formula:
+        return torch.einsum(formula, *operands)
+    letters = [c for c in formula.replace(".", "") if c != ","]
+    once = "".join(sorted({c for c in letters if letters.count(c) == 1}))
+    return torch.einsum(f"{formula}->{'...' if '.' in formula else ''}{once}", *operands)
+
+
+STRUCTURAL = {
+    "astype": lambda x, dtype: x * 1.0,
+    "broadcast_to": lambda x, shape: x.expand(shape),
+    "concatenate": lambda *xs: torch.cat(xs[:-1], xs[-1]),
+    "contract": _contract,
+    "cumsum": lambda x, axis=None: torch.cumsum(
+        x if axis is not None else x.reshape(-1), axis or 0
+    ),
+    "expand_dims": _places(np.expand_dims),
+    "flip": _places(np.flip),
+    "getitem": _places(lambda x, index: x[index]),
+    "linear": _linear,
+    "log_softmax": _log_softmax,
+    "logsumexp": _reduced(torch.logsumexp),
+    "matmul": torch.matmul,
+    "max": _reduced(torch.amax),
+    "mean": _mean,
+    "min": _reduced(torch.amin),
+    "norm": _on_rows(lambda rows: torch.linalg.vector_norm(rows, dim=-1)),
+    "pad": _pad,
+    "prod": _on_rows(lambda rows: torch.prod(rows, -1)),
+    "reshape": lambda x, shape: x.reshape(shape),
+    "scaled_sum": lambda x, factor: factor * x.sum(),
+    "scatter": _scatter,
+    "softmax": _softmax,
+    "squeeze": _squeeze,
+    "stack": lambda *xs: torch.stack(xs[:-1], xs[-1]),
+    "sum": _reduced(torch.sum),
+    "take": _places(np.take),
+    "take_along_axis": _places(np.take_along_axis),
+    "transpose": lambda x, axes=None: x.permute(
+        tuple(range(x.dim())[::-1] if axes is None else [a % x.dim() for a in axes])
+    ),
+    "tril": _triangle(torch.tril),
+    "triu": _triangle(torch.triu),
+    "var": _var,
+    # Functions of programs.FUNCTIONS
+    "one_hot": lambda x, indices, classes: x * F.one_hot(torch.tensor(indices).long(), classes),
+    "row": lambda x, which: x[which],
+    "split": _places(lambda x, sections, axis, which: np.split(x, sections, axis)[which]),
+}
+
+SEQUENCES = {"concatenate", "stack"}
+
+
+def _structural(step):
+    """PyTorch's function of the operands."""
+    function, arguments = STRUCTURAL[step.name], programs.arguments_of(step)
+    if step.name in SEQUENCES and not arguments:
+        arguments = (0,)
+    return lambda *xs: function(*xs, *arguments)
+
+
+# --- how large the terms are, whose roundings are the error -------------------------------------
+
+# Value and pullback are sums of products of numbers, with the signs of the operands: the same
+# operation of the absolute values has the sum of the absolute terms.
+ABSOLUTE = frozenset(STRUCTURAL) - {
+    *("var", "norm", "prod", "max", "min", "softmax", "log_softmax", "logsumexp")
+}
+
+
+def _terms_of_var(step, x, z, a):
+    axis, ddof, _ = (*step.arguments, None, 0, False)[:3] if step.arguments else (None, 0, False)
+    deviation = x.abs() + _restored(_mean(x.abs(), axis), x, axis)
+    count = max(_count(x, axis) - ddof, 1)
+    value = _restored(_mean(deviation**2, axis), x, axis) * _count(x, axis) / count
+    pulled = 2.0 * _restored(a, x, axis) * deviation / count
+    return value.reshape(z.shape) if value.numel() == z.numel() else z, [pulled]
+
+
+def _count(x, axis):
+    return math.prod(x.shape[i] for i in _dim(x, axis))
+
+
+def _restored(y, x, axis):
+    dim = _dim(x, axis)
+    return y.reshape([1 if i in dim else n for i, n in enumerate(x.shape)])
+
+
+def _terms_of_softmax(step, x, z, a):
+    axis = step.arguments[0] if step.arguments else -1
+    spread = 1.0 + _spread(x, axis)
+    weighted = a * z
+    dim = _dim(x, axis)
+    total = weighted.sum(dim, keepdim=True) if dim else weighted
+    return z * spread, [(weighted + total * z) * spread]
+
+
+def _spread(x, axis):
+    """How far x is from its maximum: its rounding is that of the exponent."""
+    dim = _dim(x, axis)
+    return (x - (torch.amax(x, dim, keepdim=True) if dim else x)).abs()
+
+
+def _terms_of_log_softmax(step, x, z, a):
+    axis = step.arguments[0] if step.arguments else -1
+    dim = _dim(x, axis)
+    total = a.sum(dim, keepdim=True) if dim else a
+    return z.abs() + _spread(x, axis) + 1.0, [a + torch.exp(z) * total * (1.0 + z.abs())]
+
+
+def _terms_of_logsumexp(step, x, z, a):
+    axis = step.arguments[0] if step.arguments else None
+    shares = _softmax(x, axis) * _restored(a, x, axis) * (1.0 + _spread(x, axis))
+    # log(total) + peak: both count
+    peak = torch.amax(x, _dim(x, axis), keepdim=True) if x.dim() else x
+    return z.abs() + peak.abs().reshape(z.shape), [shares]
+
+
+def _plain(step, x, z, a):
+    """No sums: the result, and what is handed on, are right to some roundings of their own."""
+    return z.abs(), [None]
+
+
+TERMS = {
+    "var": _terms_of_var,
+    "softmax": _terms_of_softmax,
+    "log_softmax": _terms_of_log_softmax,
+    "logsumexp": _terms_of_logsumexp,
+    "norm": _plain,
+    "prod": _plain,
+    "max": _plain,
+    "min": _plain,
+}
+
+# --- one operation ------------------------------------------------------------------------------
+
+
+class Asked:
+    """What PyTorch says of one operation.
+
+    Attributes:
+        value: the result; terms: the sum of its absolute terms.
+    """
+
+    def __init__(self, step, xs):
+        self.step, self.xs = step, xs
+        self.is_elementwise = step.name in RULES
+        if self.is_elementwise:
+            wide = torch.broadcast_tensors(*xs)
+            self.leaves = [x.detach().clone().requires_grad_() for x in wide]
+            self.z = ELEMENTWISE[step.name](*self.leaves)
+            self.partials = _grad(self.z, self.leaves, torch.ones_like(self.z))
+            self.terms = self.z.detach().abs()
+            if step.name in ("add", "subtract", "gelu", "silu", "elu"):
+                self.terms = sum(x.detach().abs() for x in self.leaves)
+        else:
+            self.leaves = [x.detach().clone().requires_grad_() for x in xs]
+            function = _structural(step)
+            self.z = function(*self.leaves)
+            if step.name in ABSOLUTE:
+                self.absolute = [x.detach().abs().requires_grad_() for x in xs]
+                self.sizes = function(*self.absolute)
+                self.terms = self.sizes.detach().abs()
+            else:
+                self.terms, _ = TERMS[step.name](step, xs[0], self.z.detach(), self.z.detach())
+        self.value = self.z.detach()
+
+    def handed(self, g):
+        """What each operand is handed for a gradient g of the result."""
+        if not self.is_elementwise:
+            return _grad(self.z, self.leaves, g, keep=True)
+        return [_sum_to(torch.where(g == 0, 0.0, g * p), x) for p, x in self._pairs()]
+
+    def sizes_of(self, a):
+        """The sums of the absolute terms of that, for a gradient of absolute size a."""
+        if self.is_elementwise:
+            more = 1.0 if self.step.name in DIFFERENCES else 0.0
+            return [_sum_to(torch.where(a == 0, 0.0, a * (p.abs() + more)), x)
+                    for p, x in self._pairs()]  # fmt: skip
+        if self.step.name in ABSOLUTE:
+            return [h.abs() for h in _grad(self.sizes, self.absolute, a, keep=True)]
+        _, parts = TERMS[self.step.name](self.step, self.xs[0], self.value, a)
+        handed = [h.abs() for h in _grad(self.z, self.leaves, a, keep=True)]
+        return [
+            h if part is None else part.expand(h.shape)
+            for h, part in zip(handed, parts, strict=True)
+        ]
+
+    def _pairs(self):
+        return zip(self.partials, self.xs, strict=True)
+
+
+def _grad(z, leaves, g, keep=False):
+    if not z.requires_grad:
+        return [torch.zeros_like(x) for x in leaves]
+    return torch.autograd.grad(
+        z, leaves, g, retain_graph=keep, allow_unused=True, materialize_grads=True
+    )
+
+
+def _sum_to(g, x):
+    return g.sum_to_size(x.shape) if g.shape != x.shape else g
+
+
+def as_torch(x: Any) -> Any:
+    return torch.from_numpy(np.array(x, np.float64))
+
+
+# --- a program ----------------------------------------------------------------------------------
+
+# Half a rounding per operation: results here have at most 200 terms, and elementary functions are
+# right to 4 units in numpy and in PyTorch.
+ROUNDINGS = 200
+
+
+@functools.cache
+def _eps(dtype):
+    return float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
+
+
+def same(got, expected, terms, dtype):
+    """Equal but for the roundings of some terms; elements that are nan, or infinite, alike."""
+    eps, tiny = _eps(dtype)
+    with np.errstate(all="ignore"):
+        expected = np.asarray(expected, np.float64)
+        bound = ROUNDINGS * (eps * np.asarray(terms, np.float64) + tiny)
+        near = np.abs(got - expected) <= bound
+        return near | (got == expected) | (np.isnan(got) & np.isnan(expected))
+
+
+class Comparison:
+    """The engine's results and gradients of a program against PyTorch's.
+
+    Args:
+        program: the program.
+        leaves, results: the nodes, after a sweep.
+        tally: what was compared, and what was explained.
+    """
+
+    def __init__(self, program, leaves, results, tally: Counter):
+        self.program, self.leaves, self.results, self.tally = program, leaves, results, tally
+        self.asked = []
+        for k, step in enumerate(program.steps):
+            operands = programs.operands_of(step, leaves, results)
+            data = [getattr(x, "_array", x) for x in operands]
+            with np.errstate(all="ignore"):
+                asked = Asked(step, [as_torch(x) for x in data])
+            self.asked.append(asked)
+            self.check("value", k, results[k]._array, asked.value, asked.terms, data)
+
+    def check(self, what, k, got, expected, terms, data):
+        """Raise unless they agree, or the difference is one of those that are EXPLAINED."""
+        expected, terms = expected.numpy(), terms.numpy()
+        if got.shape != expected.shape:
+            raise Mismatch(f"{what} of operation {k}: shape {got.shape}, PyTorch {expected.shape}")
+        dtype = _widest_error([got, *data])
+        ok = same(got, expected, terms, dtype)
+        if ok.all():
+            return
+        name = self.program.steps[k].name if isinstance(k, int) else ""
+        reason = explanation(name, got[~ok], expected[~ok], data, np.ones(1))
+        if reason is None:
+            raise Mismatch(
+                f"{what} of {name or k}: {_first(got, ok)}, PyTorch {_first(expected, ok)}"
+                f" (terms {_first(terms, ok)})"
+            )
+        self.tally[f"({reason})"] += 1
+
+    def node(self, x):
+        return x if type(x) is float else self.results[x] if x >= 0 else self.leaves[~x]
+
+    def gradients(self):
+        """Compare what every node is handed, added up, with its gradient."""
+        program = self.program
+        ends = set(programs.ends(program))
+        sums: dict[int, Any] = {}
+        for k in reversed(range(len(program.steps))):
+            z = self.results[k]
+            if not z.requires_grad:
+                continue
+            if k in ends:
+                w = as_torch(programs.weights(z.shape, z.dtype))
+                sums[k] = (w, w.abs(), {z.dtype})
+            self._check_sum(k, z, sums.pop(k, None))
+            step, asked = program.steps[k], self.asked[k]
+            if z._grad is None:
+                continue
+            g = as_torch(z._grad)
+            handed, sizes = asked.handed(g), asked.sizes_of(g.abs())
+            for x, h, s in zip(step.operands, handed, sizes, strict=True):
+                if type(x) is int:
+                    total, terms, dtypes = sums.get(x, (0.0, 0.0, set()))
+                    kinds = {
+                        z.dtype,
+                        *(getattr(self.node(y), "dtype", z.dtype) for y in step.operands),
+                    }
+                    sums[x] = (total + h, terms + torch.maximum(s, h.abs()), dtypes | kinds)
+        for i, leaf in enumerate(self.leaves):
+            if leaf.requires_grad:
+                self._check_sum(~i, leaf, sums.pop(~i, None))
+        self.tally["gradients of nodes, PyTorch"] += len(self.results) + len(self.leaves)
+
+    def _check_sum(self, k, node, summed):
+        grad = node._grad
+        if summed is None:
+            if grad is not None and np.any(grad):
+                raise Mismatch(f"gradient of {_called(k)}: {grad}, PyTorch none")
+            return
+        total, terms, dtypes = summed
+        if grad is None:
+            grad = np.zeros(node.shape)
+        like = [np.zeros((), d) for d in dtypes]
+        consumers = [(j, s) for j, s in enumerate(self.program.steps) if k in s.operands]
+        ok_terms = terms if hasattr(terms, "numpy") else as_torch(terms)
+        expected, terms = total, ok_terms
+        got = np.asarray(grad)
+        if got.shape != tuple(expected.shape):
+            raise Mismatch(f"gradient of {_called(k)}: shape {got.shape}, {tuple(expected.shape)}")
+        ok = same(got, expected.numpy(), terms.numpy(), _widest_error([got, *like]))
+        if ok.all():
+            return
+        for j, step in consumers:
+            operands = programs.operands_of(step, self.leaves, self.results)
+            data = [getattr(x, "_array", x) for x in operands]
+            g = np.zeros(1) if self.results[j]._grad is None else self.results[j]._grad
+            reason = explanation(step.name, got[~ok], expected.numpy()[~ok], data, g)
+            if reason is not None:
+                self.tally[f"({reason})"] += 1
+                return
+        names = ", ".join(step.name for _, step in consumers)
+        raise Mismatch(
+            f"gradient of {_called(k)}, operand of {names}: {_first(got, ok)}, "
+            f"PyTorch {_first(expected.numpy(), ok)} (terms {_first(terms.numpy(), ok)})"
+        )
+
+    def sizes(self):
+        """Per leaf the sum over all paths of absolute terms: what roundings are a part of."""
+        program, sums = self.program, {}
+        for k in programs.ends(program):
+            sums[k] = as_torch(
+                np.abs(programs.weights(self.results[k].shape, self.results[k].dtype))
+            )
+        for k in reversed(range(len(program.steps))):
+            if k not in sums:
+                continue
+            parts = self.asked[k].sizes_of(sums[k])
+            for x, part in zip(program.steps[k].operands, parts, strict=True):
+                if type(x) is int:
+                    sums[x] = sums.get(x, 0.0) + part
+        return [
+            np.broadcast_to(sums[~i].numpy() if ~i in sums else 0.0, leaf.shape)
+            for i, leaf in enumerate(self.leaves)
+        ]
+
+
+def _widest_error(arrays):
+    """The dtype of the coarsest numbers that take part."""
+    return "float32" if any(getattr(x, "dtype", None) == np.float32 for x in arrays) else "float64"
+
+
+def _first(x, ok):
+    return np.broadcast_to(x, ok.shape)[~ok][:3]
+
+
+def _called(k):
+    return f"operation {k}" if k >= 0 else f"leaf {~k}"
+
+
+# --- known differences --------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """A difference: at an operation of a name, on these data, with gradient g of its result."""
+
+    name: str
+    got: Any
+    expected: Any
+    data: list[Any]
+    g: Any
+
+    def has(self, test):
+        return any(bool(test(np.asarray(x)).any()) for x in self.data)
+
+
+def _comparing(name):
+    return name in ("max", "min") or (name in RULES and bool(RULES[name].kinks))
+
+
+# Why they may differ, each once, and counted under this name.
+EXPLAINED = {
+    "a comparison with nan": lambda d: _comparing(d.name) and d.has(np.isnan),
+    "a gradient of exactly 0 upstream: 0 here, whatever the partial": lambda d: (
+        (d.got == 0).all() and np.isnan(d.expected).all() and (d.g == 0).any()
+    ),
+    "arctan2 at the origin: nan here, 0 there": lambda d: (
+        d.name == "arctan2"
+        and np.isnan(d.got).all()
+        and bool(np.logical_and(d.data[0] == 0, d.data[1] == 0).any())
+    ),
+    "clip between equal bounds: the bound's here, nobody's there": lambda d: (
+        d.name == "clip" and bool(np.equal(d.data[1], d.data[2]).any())
+    ),
+    "a reduction of nan": lambda d: (
+        d.name in STRUCTURAL and d.has(np.isnan) and np.isnan(d.got).all()
+    ),
+}
+
+
+def explanation(*found):
+    """Why they may differ; None if there is no reason."""
+    difference = Found(*found)
+    with np.errstate(all="ignore"):
+        return next((why for why, holds in EXPLAINED.items() if holds(difference)), None)
+
+
+def missing():
+    """Operations that stand in no table here."""
+    rules = {*RULES, *ARRAY_RULES, *programs.FUNCTIONS}
+    return rules ^ {*ELEMENTWISE, *STRUCTURAL}

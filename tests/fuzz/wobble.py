@@ -1,0 +1,120 @@
+"""When two ways to the same numbers agree: to the bit, or but for what roundings may do.
+
+Two engines round differently, in functions like exp and in the order of sums. Where their results
+differ by more than such roundings explain by themselves, the program is run several times with
+every result of every operation multiplied by 1 + δ, δ some thousand roundings: what that changes is
+what nobody can expect to agree (Parker 1997, "Monte Carlo arithmetic"). At a kink, or at a tie,
+that may be the whole derivative.
+"""
+
+import numpy as np
+
+from . import Mismatch, programs
+
+CLOSE = 1e-10  # of the largest number of an array: half a million roundings
+DELTA = 1e-11
+
+
+def exactly(what, got, expected):
+    """Raise unless they are the same bits, where one nan is like another."""
+    for k, (x, y) in enumerate(zip(got, expected, strict=True)):
+        x, y = np.asarray(x), np.asarray(y)
+        if not y.shape:  # single numbers come back as floats
+            x, y = np.float64(x), np.float64(y)
+        if x.shape != y.shape or x.dtype != y.dtype:
+            raise Mismatch(f"{what} {k}: {x.dtype}{x.shape}, and not {y.dtype}{y.shape}")
+        if x.tobytes() != y.tobytes():
+            nan = np.isnan(x) & np.isnan(y)
+            ok = nan | ((x == y) & (np.signbit(x) == np.signbit(y)))
+            if not ok.all():
+                raise Mismatch(f"{what} {k}: {x[~ok][:3]}, and not {y[~ok][:3]}")
+
+
+def same_replay(program, got, expected, tally):
+    """Raise unless a replay of arrays gives the same bits.
+
+    Constants are kept in the order of their axes, and not backwards as after a flip: numpy then
+    may add them up in another order.
+    """
+    try:
+        exactly("replay: value", [np.float64(got[0])], [np.float64(expected[0])])
+        exactly("replay: gradient", got[1], expected[1])
+    except Mismatch:
+        backwards = any(step.name in ("flip", "getitem", "cumsum") for step in program.steps)
+        pairs = zip((got[0], *got[1]), (expected[0], *expected[1]), strict=True)
+        if not backwards or not all(close(np.asarray(x), np.asarray(y)) for x, y in pairs):
+            raise
+        tally["(replay: constants backwards in memory, last bits)"] += 1
+
+
+def agree(what, program, got, expected, tally, arrays=None, of=None, nodes=None):
+    """Raise unless value and gradients agree, or differ by what roundings may do.
+
+    Args:
+        what: the way that `got` came about.
+        program: the program.
+        got, expected: value, and gradients.
+        tally: where to count what had to be explained.
+        arrays: the numbers of the leaves, if not their own.
+        of: by which leaves the gradients are; by all that are tracked, if not given.
+        nodes: what makes the leaves of arrays; Tensors, if not given.
+    """
+    pairs = list(zip(_flat(got), _flat(expected), strict=True))
+    for x, y in pairs:
+        if x.shape != y.shape:
+            raise Mismatch(f"{what}: shape {x.shape}, and not {y.shape}")
+    if all(close(x, y) for x, y in pairs):
+        return
+    spread = wobbled(program, arrays, of, nodes)
+    for k, ((x, y), allowed) in enumerate(zip(pairs, spread, strict=True)):
+        with np.errstate(all="ignore"):
+            near = np.abs(x - y) <= allowed + CLOSE * _size(y)
+            ok = near | (x == y) | (np.isnan(x) & np.isnan(y)) | np.isnan(allowed)
+        if not ok.all():
+            raise Mismatch(f"{what} {k}: {x[~ok][:3]}, and not {y[~ok][:3]}")
+    tally[f"({what}: roundings magnified, or at a kink)"] += 1
+
+
+def close(x, y):
+    """Equal but for a part of the largest of them; infinities and nan in the same places."""
+    with np.errstate(all="ignore"):
+        near = np.abs(x - y) <= CLOSE * _size(y)
+        return bool(np.all(near | (x == y) | (np.isnan(x) & np.isnan(y))))
+
+
+def _size(y):
+    finite = np.abs(y[np.isfinite(y)])
+    return finite.max(initial=1e-6)
+
+
+def _flat(result):
+    value, gradients = result
+    with np.errstate(all="ignore"):
+        return [np.asarray(x, np.float64) for x in (value, *gradients)]
+
+
+def wobbled(program, arrays=None, of=None, nodes=None, times=6):
+    """By how much value and gradients move; nan where they may be infinite or nan as well."""
+    random = np.random.default_rng(program.mark)
+    of = programs.tracked(program) if of is None else of
+    start = [leaf.array() for leaf in program.leaves] if arrays is None else arrays
+    runs = []
+    for k in range(times):
+
+        def moved(z, k=k):
+            shape = getattr(z, "shape", ())
+            change = DELTA * random.uniform(-1.0, 1.0, shape or None) if k else 0.0
+            return z * (1.0 + change)
+
+        given = [np.asarray(moved(x)) for x in start]
+        leaves = nodes(given) if nodes else programs.tensors(program, given)
+        loss = programs.total(program, programs.run(program, leaves, moved))
+        if getattr(loss, "requires_grad", False):
+            loss.backward()
+        gradients = [
+            np.zeros(getattr(leaves[i], "shape", ())) if leaves[i].grad is None else leaves[i].grad
+            for i in of
+        ]
+        runs.append(_flat((float(loss), gradients)))
+    with np.errstate(all="ignore"):
+        return [2.0 * np.ptp(np.stack(versions), axis=0) for versions in zip(*runs, strict=True)]
