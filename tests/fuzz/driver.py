@@ -411,7 +411,9 @@ def _progress(state: State, seconds: float) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns 1 if there were failures, 2 for a wrong call, 130 if interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("kind", help=f"one of {', '.join(kinds())}")
     parser.add_argument("--count", type=int, default=10_000, help="how many programs")
     parser.add_argument("--seed", type=int, default=0)

@@ -174,9 +174,7 @@ def test_a_process_that_dies_is_a_failure_of_its_chunk(tmp_path):
     bad = [
         n
         for n in range(task.chunks)
-        if any(
-            len(driver.program(Numbers, "numbers", 5, k)) == 11 for k in task.programs(n)
-        )
+        if any(len(driver.program(Numbers, "numbers", 5, k)) == 11 for k in task.programs(n))
     ]
     assert [int(line) for line in told[:3]] == [60, 60 - 3 * len(bad), len(bad)]
     first = task.programs(bad[0]).start
