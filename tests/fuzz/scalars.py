@@ -148,7 +148,13 @@ def _number(draw: Callable[[], float]) -> float:
 def _node(count: int, draw: Callable[[], float]) -> int:
     """A position: the last result, one of the first three, or any."""
     r = 4.0 * draw()
-    return count - 1 if r < 1.7 else int((r - 3.0) * min(count, 3)) if r > 3.0 else int((r-1.7)/1.3*count)
+    return (
+        count - 1
+        if r < 1.7
+        else int((r - 3.0) * min(count, 3))
+        if r > 3.0
+        else int((r - 1.7) / 1.3 * count)
+    )
 
 
 def _operands(name: str, count: int, draw: Callable[[], float]) -> tuple[Any, ...]:
@@ -678,9 +684,7 @@ def _as_leaf(program: Program, i: int, value: float) -> Program:
         return n if operand == n + i else operand + (operand >= n)
 
     operations = [(name, tuple(map(put, operands))) for name, operands in program.operations]
-    return program._replace(
-        leaves=(*program.leaves, (value, True)), operations=tuple(operations)
-    )
+    return program._replace(leaves=(*program.leaves, (value, True)), operations=tuple(operations))
 
 
 def _used(program: Program) -> Program:

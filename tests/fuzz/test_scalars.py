@@ -7,7 +7,6 @@ from math import inf, isfinite, nan
 
 import mpmath
 import pytest
-
 from oracles import DIGITS, EPS, FORMULAS, TINY, truth
 
 import tinygrad_bp as tb
@@ -243,9 +242,7 @@ def test_a_broken_rule_is_found_and_shrunk_to_it(what, many):
 
 
 def test_a_leak_of_nan_from_a_branch_not_taken_is_found(monkeypatch):
-    monkeypatch.setattr(
-        "tinygrad_bp.value._Unbounded.__mul__", lambda d, g: float(d) * g
-    )
+    monkeypatch.setattr("tinygrad_bp.value._Unbounded.__mul__", lambda d, g: float(d) * g)
     program = Program(((0.0, True),), (("log", (0,)), ("where", ((">", 0, 0.0), 1, 0.0))), False)
     with pytest.raises(Mismatch, match="eager: gradient nan"):
         check(program, Counter())
