@@ -533,5 +533,5 @@ def test_tails_near_underflow(name):
 def test_the_condition_of_plain_numbers_may_be_a_truth_value():
     assert rules.where(True, 1.0, 2.0) == rules.where(1.0, 1.0, 2.0) == 1.0
     assert rules.where(False, 1.0, 2.0) == rules.where(0.0, 1.0, 2.0) == 2.0
-    with pytest.raises(TypeError, match="where: expected .* a number, got bool"):
+    with pytest.raises(TypeError, match=r"where: .*, got bool"):
         rules.where(True, False, 2.0)
