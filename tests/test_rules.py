@@ -528,3 +528,10 @@ def test_tails_near_underflow(name):
     points = [(-712.0,), (-708.0,), (-37.0,), (-26.0,), (26.0,), (354.0,), (708.0,)]
     assert TINY < abs(-712.0 * math.exp(-712.0)) < 1e-305
     assert not disagreements(RULES[name], points)
+
+
+def test_the_condition_of_plain_numbers_may_be_a_truth_value():
+    assert rules.where(True, 1.0, 2.0) == rules.where(1.0, 1.0, 2.0) == 1.0
+    assert rules.where(False, 1.0, 2.0) == rules.where(0.0, 1.0, 2.0) == 2.0
+    with pytest.raises(TypeError, match=r"where: .*, got bool"):
+        rules.where(True, False, 2.0)

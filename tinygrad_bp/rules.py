@@ -220,8 +220,8 @@ def power_dy(m: M, x: X, y: X, z: X) -> X:
 def power(m: M, x: X, y: X) -> X:
     """x to the power y; x**0 is 1 with derivative 0 by x everywhere, 0**y has derivative 0 by y
 
-    The derivative by x takes y - 1, which floats have up to 2**53: beyond, all of them are even, and
-    for a negative x the derivative has the sign of an even power.
+    The derivative by x takes y - 1. From 2**53 on all floats are even, also what y - 1 is rounded
+    to, so that there the derivative at a negative x has the sign of an even power.
     """
     return m.power(x, y)
 

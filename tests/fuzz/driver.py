@@ -11,8 +11,8 @@ A failure is made smaller as long as it stays the same failure: the same excepti
 place and, for a `Mismatch`, with the same words before the first colon of its message. Failures
 that come down to programs that differ in their numbers alone are one group.
 
-A tally's keys that begin with "skipped" or "(" are no comparisons. A kind may have a `CHUNK`, the number
-of programs handed out at once (1,000 if not).
+A tally's keys that begin with "skipped" or "(" are no comparisons. A kind may have a `CHUNK`, the
+number of programs handed out at once (1,000 if not).
 """
 
 from __future__ import annotations
@@ -410,7 +410,7 @@ def _progress(state: State, seconds: float) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns 1 if there were failures, 2 for a wrong call, 130 if interrupted."""
+    """The command line. Returns 1 if there were failures, 130 if it was interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzz", description=__doc__.split("\n")[0]
     )

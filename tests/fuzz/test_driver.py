@@ -84,7 +84,7 @@ def test_a_failure_stays_the_same_failure_while_it_shrinks():
     assert (small, str(smallest)) == ([7, 3], "order: [7, 3]")
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -95,12 +95,12 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(numbers, tmp_path):
     def stop_at(chunks):
         def progress(state, seconds):
             if len(state.done) >= chunks:
-                raise Stop
+                raise StopError
 
         return progress
 
     for chunks in (1, 10, 11, 40):
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             run(numbers, path=file, progress=stop_at(chunks))
         assert len(json.loads(file.read_text())["done"]) == 1  # one range
     assert totals(run(numbers, path=file)) == totals(whole)

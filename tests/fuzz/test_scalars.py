@@ -7,10 +7,8 @@ from math import inf, isfinite, nan
 
 import mpmath
 import pytest
-
 from oracles import DIGITS, EPS, FORMULAS, TINY, truth
 
-import tinygrad_bp as tb
 from tinygrad_bp import rules
 from tinygrad_bp.value import Value, _binary, _methods, _unary
 
@@ -284,17 +282,6 @@ def test_a_gradient_that_is_lost_and_one_that_is_made_up_are_found(monkeypatch):
     monkeypatch.setattr(Value, "backward", lambda x: [setattr(v, "_grad", 2.0) for v in leaves])
     with pytest.raises(Mismatch, match="leaf that nothing depends on"):
         check(program, Counter())
-
-
-# --- what it found ------------------------------------------------------------------------------
-
-
-def test_where_takes_a_truth_value_also_of_plain_numbers():
-    assert tb.where(True, 1.0, 2.0) == 1.0
-    assert tb.where(False, 1.0, 2.0) == 2.0
-    assert tb.where(0.0, 1.0, 2.0) == 2.0
-    with pytest.raises(TypeError, match="got bool"):
-        tb.where(True, False, 2.0)
 
 
 def test_generate_uses_the_generator_it_is_given_alone():
