@@ -653,3 +653,26 @@ def test_nan_in_data_is_no_warning_but_a_result():
     y = tb.nn.MLP([4, 6, 2], rng=1).scalar_view()(x)
     assert np.isnan(y.data[3]).all()
     assert np.isfinite(y.data[:3]).all()
+
+
+def test_values_as_a_condition_are_recorded():
+    """Neither a number of one run, nor a branch: a choice that is made at each run."""
+    step = tb.compile(lambda x: tb.sum(tb.where(x, x * x, 1.0)))
+    for given, value, gradient in [([3.0, 0.0], 10.0, [6.0, 0.0]), ([0.0, 2.0], 5.0, [0.0, 4.0])]:
+        got, by = step.value_and_grad(tb.values(given))
+        assert got == value
+        assert by.tolist() == gradient
+    assert step.recordings == 1
+
+
+def test_one_recorded_value_becomes_a_number():
+    step = tb.compile(lambda x: tb.reshape(x * 2.0, ()))
+    value, gradient = step.value_and_grad(tb.values([3.0]))
+    assert (value, gradient.tolist()) == (6.0, [2.0])
+
+
+def test_an_array_operation_on_a_number_says_so_also_while_recording():
+    with pytest.raises(TypeError, match="norm works on arrays"):
+        tb.norm(tb.Value(2.0))
+    with pytest.raises(TypeError, match="norm works on arrays"):
+        tb.compile(lambda x: tb.norm(x))(2.0)

@@ -354,7 +354,7 @@ def _wrap(result: Any) -> Any:
 def _all_values(result: Any) -> Any:
     """The result with the plain zeros of a padding or a triangle as constants."""
     if isinstance(result, np.ndarray):
-        return np.asarray(_each_as_value(result), dtype=object)
+        return _each_as_value(result) if result.ndim else _as_value(result.item())
     return _as_value(result)
 
 

@@ -343,7 +343,7 @@ def smaller(program: Program) -> Iterator[Program]:
     for body in programs.smaller(program.body):
         if program.kind == "number" and any(leaf.shape for leaf in body.leaves):
             continue
-        captured = tuple(i for i in program.captured if i < len(body.leaves))
+        captured = tuple(i for i in program.captured if i in programs.tracked(body))
         if any(leaf.tracked and i not in captured for i, leaf in enumerate(body.leaves)):
             yield program._replace(body=body, captured=captured)
 

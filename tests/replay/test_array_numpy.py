@@ -431,3 +431,36 @@ def test_a_rule_of_ones_own_in_plain_numpy():
 
     step = tb.compile(lambda x: roll(x) * x)
     assert step(np.array([1.0, 2.0, 3.0])).tolist() == [3.0, 2.0, 6.0]
+
+
+# --- bits that were lost ------------------------------------------------------------------------
+
+
+def cases(*shapes, dtype=np.float64):
+    return [[numbers(s, seed).astype(dtype) for s in shapes] for seed in range(12)]
+
+
+def numbers(shape, seed):
+    return np.random.default_rng([seed, 7]).uniform(0.5, 2.5, shape)
+
+
+LOST = {
+    "a float32 number to a power that is recorded": (
+        lambda x: tb.power(1.78, x), cases((1, 3), dtype=np.float32)),
+    "a sum in the order of a transposed array": (
+        lambda x: tb.sum(tb.transpose(x) * -2.46, (2, 0, 3, 1)), cases((1, 1, 2, 4))),
+    "azmul of a transposed array": (
+        lambda x: tb.sum(RULES["azmul"](tb.transpose(x), -2.46), (2, 0, 3, 1)),
+        cases((1, 1, 2, 4))),
+    "the partial of where() under a float32 Tensor": (
+        lambda c, x, y: tb.tanh(tb.where(c, x, y)) + 0.5 * tb.sum(tb.where(c, x, y)),
+        cases((1, 1), (2, 1), (2, 3), dtype=np.float32)),
+    "a function of a constant in a partial": (
+        lambda x: tb.elu(-1.28, x), cases((4,))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_bits_that_were_lost(case):
+    f, data_sets = LOST[case]
+    agrees_on(weighted(f), data_sets)
