@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import tinygrad_bp
+import tinygrad_bp.visualize
 
 PACKAGE = Path(tinygrad_bp.__file__).parent
-VISUALIZE = Path(__file__).parent.parent / "visualize"
+VISUALIZE = Path(tinygrad_bp.visualize.__file__).parent
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [

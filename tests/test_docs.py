@@ -6,16 +6,14 @@ import importlib
 import io
 import pkgutil
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+import repository
 
 import tinygrad_bp as tb
 from tinygrad_bp.nn import Module
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(
     name
     for package in ("tinygrad_bp", "tinygrad_bp.visualize")
@@ -34,8 +32,12 @@ def imported(name):
     return importlib.import_module(name)
 
 
+def readme():
+    return repository.file("README.md").read_text(encoding="utf-8")
+
+
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    return re.findall(rf"```{language}\n(.*?)```", readme(), re.S)
 
 
 def test_the_readme_prints_what_it_says(tmp_path, monkeypatch):
@@ -53,15 +55,14 @@ def test_the_readme_prints_what_it_says(tmp_path, monkeypatch):
             assert float(actual.strip("[]")) == pytest.approx(number, abs=2e-4)
         except ValueError:
             assert actual == expected
-    assert (tmp_path / "neuron.svg").read_text() == (
-        ROOT / "visualize/gallery/neuron.svg"
-    ).read_text()
+    golden = repository.file("visualize/gallery/neuron.svg")
+    assert (tmp_path / "neuron.svg").read_text() == golden.read_text()
 
 
 def test_every_operation_is_exported_and_in_the_readme():
     inner = {"azmul", "contract", "scaled_sum", "scatter"}
     public = (tb.RULES.keys() | tb.ARRAY_RULES.keys()) - inner
-    table = set(re.findall(r"\w+", README.partition("## Operations")[2]))
+    table = set(re.findall(r"\w+", readme().partition("## Operations")[2]))
     assert public - table == set()
     for name in public - {"getitem"}:
         assert getattr(tb, name) is (tb.RULES.get(name) or tb.ARRAY_RULES.get(name))
@@ -72,8 +73,8 @@ def test_there_are_two_commands_and_ci_calls_the_second():
     assert first.count("\n") == second.count("\n") == 1
     assert first.rstrip().endswith("tinygrad-bp tour")
     assert second.rstrip().endswith("-m pytest")
-    assert "grep -m1 'python -m pytest' README.md" in (ROOT / ".ci/run").read_text()
-    assert len((ROOT / ".github/workflows/ci.yml").read_text().splitlines()) <= 40
+    assert "grep -m1 'python -m pytest' README.md" in repository.file(".ci/run").read_text()
+    assert len(repository.file(".github/workflows/ci.yml").read_text().splitlines()) <= 40
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -96,5 +97,5 @@ def test_public_names_have_docstrings(name):
 
 
 def test_links_in_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for target in re.findall(r"\]\(([^)#:]+)\)", readme()):
+        assert repository.file(target).exists(), target
