@@ -101,3 +101,42 @@ def test_links_in_the_readme_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", readme()):
         installed = Path(tb.__file__).parent.parent / target  # beside the package, its own files
         assert repository.file(target).exists() or installed.exists(), target
+
+
+def test_the_security_policy_names_tests_and_commands_that_are_there():
+    text = repository.file(".github/SECURITY.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:tests|\.ci|\.github)/[\w./-]+|pyproject\.toml)", text))
+    modules = set(re.findall(r"`python -m (tests[\w.]*)", text))
+    assert len(paths) > 15
+    assert modules == {"tests.fuzz", "tests.mutation"}
+    paths |= {f"{module.replace('.', '/')}/__main__.py" for module in modules}
+    kinds = re.findall(r"`python -m tests\.fuzz (\w+)", text)
+    paths |= {f"tests/fuzz/{kind}.py" for kind in kinds}
+    assert sorted(path for path in paths if not repository.file(path).exists()) == []
+
+
+def cells():
+    """The cells of `.ci/matrix` that texts call."""
+    for text in (".github/SECURITY.md", ".github/CONTRIBUTING.md"):
+        content = repository.file(text).read_text(encoding="utf-8")
+        yield from re.findall(r"\.ci/matrix (\w+)", content)
+    workflow = repository.file(".github/workflows/ci.yml").read_text(encoding="utf-8")
+    for words in re.findall(r"cells: ([\w -]+)", workflow):
+        yield from (word for word in words.split() if not word.startswith("-"))
+
+
+def test_cells_of_the_matrix_are_called_by_their_names_and_all_of_them_by_ci():
+    script = repository.file(".ci/matrix").read_text(encoding="utf-8")
+    known = re.findall(r'"(\w+)"', re.search(r"^CELLS = \[(.*)\]$", script, re.M)[1])
+    assert set(cells()) == set(known)
+
+
+def test_the_workflow_may_only_read_and_ends_in_time():
+    text = repository.file(".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r"permissions:\n((?:  .*\n)+)", text) == ["  contents: read\n"]
+    assert "secrets" not in text
+    assert text.count("runs-on:") == text.count("timeout-minutes:") == 2
+    used = re.findall(r"uses: (.*)", text)
+    assert used
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", action) for action in used)
+    assert text.count("actions/checkout@") == text.count("persist-credentials: false")
