@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import tinygrad_bp as tb
-from tinygrad_bp import datasets, nn, tour, training
+from tinygrad_bp import datasets, nn, training
 from tinygrad_bp.visualize import draw, plots
 
 HERE = Path(__file__).parent
@@ -43,11 +43,6 @@ def progress_bars(folder):
         return (
             list(training.progress(range(3), "three")) == [0, 1, 2] and "three" in shown.getvalue()
         )
-
-
-def the_tour(folder):
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        return tour.tour(folder / "tour")
 
 
 def by(engine):
@@ -95,7 +90,7 @@ def a_test(folder):
 
 
 USES = {
-    "data": [parameters_in_files, tables, progress_bars, the_tour],
+    "data": [parameters_in_files, tables, progress_bars],
     "jit": [by("numba")],
     "jax": [by("jax"), arrays_by_jax],
     "plots": [a_plot],
