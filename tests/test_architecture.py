@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import tinygrad_bp
+import tinygrad_bp.visualize
 
 PACKAGE = Path(tinygrad_bp.__file__).parent
-VISUALIZE = Path(__file__).parent.parent / "visualize"
+VISUALIZE = Path(tinygrad_bp.visualize.__file__).parent
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [
@@ -35,6 +36,7 @@ LAYERS = [
     {"__init__"},  # the table of contents
     {"visualize"},
     {"cli", "tour"},
+    {"__main__"},
 ]
 COMMANDS = {"cli", "tour"}
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
@@ -65,7 +67,7 @@ def modules():
     for folder, prefix in [(PACKAGE, ()), (VISUALIZE, ("visualize",))]:
         for file in sorted(folder.rglob("*.py")):
             *parents, name = (*prefix, *file.relative_to(folder).with_suffix("").parts)
-            if name == "__main__":
+            if name == "__main__" and parents:
                 name = "cli"
             yield ".".join([*parents, name] if name != "__init__" or not parents else parents), file
 

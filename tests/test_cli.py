@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from importlib.metadata import version
 
 import pytest
 
+import tinygrad_bp
 from tinygrad_bp import datasets, tour
 from tinygrad_bp.cli import main
 
@@ -105,6 +107,14 @@ def test_help_and_version(capsys):
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code == 2
+
+
+def test_the_package_can_be_run():
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tinygrad_bp", "--version"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == tinygrad_bp.__version__ == version("tinygrad_bp")
 
 
 OWN = """

@@ -5,15 +5,15 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import repository
 
 for _package in ("jupytext", "nbclient", "ipykernel", "sklearn", "matplotlib"):
     if importlib.util.find_spec(_package) is None:
         pytest.skip(f"{_package} is missing: the extra notebooks", allow_module_level=True)
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
+FOLDER = repository.file("notebooks")
 SOURCES = sorted((FOLDER / "src").glob("*.py"))
 # What a notebook needs beyond the extra's common part, by its number.
 NEEDS = {"10": ("numba", "jax"), "11": ("numba", "jax")}

@@ -32,11 +32,18 @@ UNARY = [
     lambda x: tb.clip(x, -1.0, 0.75),
     lambda x: x**3 - x,
 ]
+
+
+def negated(condition):
+    """What ~ is of comparisons; a Value's is Python's own bool, of which ~ is an integer."""
+    return not condition if isinstance(condition, bool) else ~condition
+
+
 BINARY = [
     *(tb.add, tb.subtract, tb.multiply, tb.maximum, tb.minimum, tb.hypot),
     lambda x, y: x / (1.0 + y * y),
     lambda x, y: tb.where(x > y, x * 2.0, y),
-    lambda x, y: tb.where((x > 0.0) & ~(y > x), y, -x),
+    lambda x, y: tb.where((x > 0.0) & negated(y > x), y, -x),
 ]
 # Of an array (n, 4), giving another.
 MOVES = [

@@ -6,10 +6,10 @@ Compiling takes most of the time, so that many programs are compiled as one.
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import repository
 from test_array_rules import CASES, numbers, seed_for
 
 import tinygrad_bp as tb
@@ -25,7 +25,6 @@ from tinygrad_bp.replay.jax_engine import Runner, function  # noqa: E402
 
 nan, inf = float("nan"), float("inf")
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "data_parallel.py"
 
 
 @pytest.fixture(autouse=True)
@@ -326,7 +325,7 @@ def test_importing_the_engine_does_not_import_jax():
 def test_training_on_eight_devices():
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     run = subprocess.run(
-        [sys.executable, str(SCRIPT)],
+        [sys.executable, str(repository.file("benchmarks/data_parallel.py"))],
         capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import tinygrad_bp as tb
 from tinygrad_bp import nn
 from tinygrad_bp.replay import pool, runner
+from tinygrad_bp.replay.drawing import held
 
 
 def numbers(seed, *shape):
@@ -107,6 +109,14 @@ def test_a_shared_generator_is_drawn_from_by_one_call_at_a_time(often):
     alone = tb.compile(step.f)
     assert sorted(got) == sorted(bits(alone(np.ones(5), theirs)) for _ in range(200))
     assert mine.bit_generator.state == theirs.bit_generator.state
+
+
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
+def test_who_holds_a_generator_can_draw_from_it(kind):
+    """Also where its lock, as numpy's before 2.4, would keep out whoever holds it."""
+    bits = SimpleNamespace(lock=kind())
+    with held([SimpleNamespace(bit_generator=bits)]):
+        assert bits.lock.acquire(timeout=1.0)
 
 
 def test_two_threads_run_at_the_same_time():

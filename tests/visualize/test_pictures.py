@@ -14,6 +14,7 @@ import geometry_of_lines
 import graphs
 import numpy as np
 import pytest
+import repository
 
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, nn
@@ -25,7 +26,6 @@ from tinygrad_bp.visualize.measures import label_size, maps_of, size_of, texts
 from tinygrad_bp.visualize.placing import place
 from tinygrad_bp.visualize.text import clean
 
-GALLERY = Path(__file__).parent.parent.parent / "visualize" / "gallery"
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = [
     "</text><script>",
@@ -365,7 +365,10 @@ def test_gallery_is_drawn_by_the_command(tmp_path, capsys):
     assert [Path(path).stem for path in written] == list(EXAMPLES)
     for path in written:
         ET.parse(path)
-    for golden in GALLERY.glob("*.svg"):
+    goldens = list(repository.file("visualize/gallery").glob("*.svg"))
+    assert {golden.stem for golden in goldens} <= EXAMPLES.keys()
+    assert goldens
+    for golden in goldens:
         drawn = (tmp_path / "new" / golden.name).read_text(encoding="utf-8")
         assert rounded(drawn) == rounded(golden.read_text(encoding="utf-8")), golden.name
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -95,11 +96,20 @@ def restore(generators: Sequence[np.random.Generator], before: Sequence[Any]) ->
         generator.bit_generator.state = state
 
 
+_turn = threading.RLock()
+
+
 @contextlib.contextmanager
 def held(generators: Sequence[np.random.Generator]) -> Iterator[None]:
-    """No other thread draws from them meanwhile: what is put back was not drawn by it."""
+    """No other thread draws from them meanwhile: what is put back was not drawn by it.
+
+    The lock of a generator keeps everybody else out. Before numpy 2.4 that is the one who holds it
+    as well, who would wait for ever: there, it is compiled functions alone that take turns.
+    """
+    locks = (g.bit_generator.lock for g in generators)
+    reentrant = (lock if isinstance(lock, type(_turn)) else _turn for lock in locks)
     with contextlib.ExitStack() as stack:
-        for lock in sorted((g.bit_generator.lock for g in generators), key=id):
+        for lock in sorted(reentrant, key=id):
             stack.enter_context(lock)
         yield
 

@@ -29,6 +29,8 @@ Do = Callable[[], None]
 
 CHUNK = 1 << 15  # instructions of one call at most, so that what is gathered stays in the cache
 FEW = 10  # below this, instructions are run one by one
+# In numpy 2.0 functions have other last bits where the result begins just where the operand ends.
+IN_PLACE = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
 
 
 # --- what can be done at once --------------------------------------------------------------------
@@ -194,7 +196,7 @@ class _Group:
         gathers, operands = self._gathered(values, spare, range(self.rule.arity))
         results, value = values[self.results], self.rule.value
         ufunc = getattr(np, self.rule.name, None)
-        if isinstance(ufunc, np.ufunc) and RULES.get(self.rule.name) is self.rule:
+        if IN_PLACE and isinstance(ufunc, np.ufunc) and RULES.get(self.rule.name) is self.rule:
 
             def call() -> None:
                 for index, out in gathers:
