@@ -11,6 +11,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _LOOK = _READ | getattr(os, "O_NOFOLLOW", 0)
 _MAGIC = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+# numpy has Python's parser read the header, which warns of what is almost Python, and may run out
+# of memory where brackets are within brackets.
+_HEADER = re.compile(rb"""\s*\{(?:[\s,:()\[\]]|'[^'\\\n]*'|"[^"\\\n]*"|\d+\b|True\b|False\b){,500}\}""")
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -199,6 +203,18 @@ def read_whole(path: Path_, most: int) -> bytes:
     return content
 
 
+def read_some(file: Any, most: int) -> bytes:
+    """The rest of an open file, or so many bytes of it: no more memory is taken than there are.
+
+    (`file.read(most)` takes as much as it is asked for, before it looks.)
+    """
+    parts = []
+    while most and (part := file.read(min(most, 2**20))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
 def array_of(data: bytes) -> NDArray[Any]:
     """An array in numpy's format (`.npy`), whose header must agree with how much there is.
 
@@ -211,6 +227,8 @@ def array_of(data: bytes) -> NDArray[Any]:
     version = npy.read_magic(file)
     if version not in _MAGIC:
         raise ValueError(f"expected version 1.0 or 2.0 of numpy's format, got {version}")
+    if not _HEADER.match(data[file.tell() + 2 * version[0] :]):
+        raise ValueError("the header is not one of numpy's format")
     shape, columns_first, dtype = _MAGIC[version](file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")

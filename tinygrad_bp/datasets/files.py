@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from tinygrad_bp.datasets.samples import MNIST, XY, Table, Text
 from tinygrad_bp.datasets.words import encode
-from tinygrad_bp.files import Path_, array_of, open_file, read_whole, shown
+from tinygrad_bp.files import Path_, array_of, open_file, read_some, read_whole, shown
 
 LONGEST_TEXT = 2**30  # bytes; a table takes some 40 times as many while it is read
 LARGEST_IDX = 2**30  # bytes; the largest known, of EMNIST, has 547 million
@@ -243,7 +243,7 @@ def _idx(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
             size = 1
             for n in shape:
                 size *= n
-            content = file.read(size + 1) if size <= LARGEST_IDX else b""
+            content = read_some(file, size + 1) if size <= LARGEST_IDX else b""
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror or shown(error)}") from None
     except (ValueError, EOFError, zlib.error) as error:
