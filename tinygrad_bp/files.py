@@ -37,7 +37,9 @@ _LOOK = _READ | getattr(os, "O_NOFOLLOW", 0)
 _MAGIC = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 # numpy has Python's parser read the header, which warns of what is almost Python, and may run out
 # of memory where brackets are within brackets.
-_HEADER = re.compile(rb"""\s*\{(?:[\s,:()\[\]]|'[^'\\\n]*'|"[^"\\\n]*"|\d+\b|True\b|False\b){,500}\}""")
+_HEADER = re.compile(
+    rb"""\s*\{(?:[\s,:()\[\]]|'[^'\\\n]*'|"[^"\\\n]*"|\d+\b|True\b|False\b){,500}\}"""
+)
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -209,7 +211,7 @@ def read_some(file: Any, most: int) -> bytes:
     (`file.read(most)` takes as much as it is asked for, before it looks.)
     """
     parts = []
-    while most and (part := file.read(min(most, 2**20))):
+    while most and (part := file.read(min(most, 2**16))):
         parts.append(part)
         most -= len(part)
     return b"".join(parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv as tables
 import gzip
 import io
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -115,6 +116,8 @@ def _members(file: BinaryIO, names: tuple[str, str]) -> list[NDArray[Any]]:
             info = infos[name]
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{name!r} is compressed in a way that numpy does not use")
+            if info.compress_size > os.fstat(file.fileno()).st_size:
+                raise ValueError(f"{name!r} claims to be longer than the file")
             if info.file_size > max(LARGEST_ARRAY, LARGEST_RATIO * info.compress_size):
                 raise ValueError(
                     f"{name!r} would become {info.file_size:,} bytes from {info.compress_size:,}"

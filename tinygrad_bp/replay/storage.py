@@ -137,7 +137,7 @@ def _archive(program: Program) -> bytes:
         "inputs": list(map(int, program.inputs)),
         "constants": [[i, _encoded(x, found)] for i, x in program.constants.items()],
         "outputs": list(map(int, program.outputs)),
-        "guards": [[int(g.condition), bool(g.outcome), g.line] for g in program.guards],
+        "guards": [[int(g.condition), bool(g.outcome), _line(g)] for g in program.guards],
         "shapes": [list(map(int, s)) for s in shapes],
         "dtypes": list(dtypes),
         "scopes": [list(place) for place in program.scopes.table],
@@ -152,6 +152,8 @@ def _archive(program: Program) -> bytes:
         "arrays": len(found),
     }
     text = json.dumps(content, allow_nan=False).encode()
+    if b"\\ud" in text and not _is_unicode(content):
+        wrong("a text in it, such as a name, has half a character")
     if len(text) > LONGEST_TEXT:
         wrong(f"it takes {len(text)} bytes of text, {LONGEST_TEXT} is the limit")
     members = {TEXT: text, CODES: _npy(program.codes), OPERANDS: _npy(program.operands)}
@@ -162,6 +164,11 @@ def _archive(program: Program) -> bytes:
         for name, data in members.items():
             archive.writestr(zipfile.ZipInfo(name), data)  # dated 1980: the same file each time
     return file.getvalue()
+
+
+def _line(guard: Guard) -> str:
+    """Where a guard was recorded; names of files may have characters that no text has."""
+    return guard.line.encode(errors="replace").decode()
 
 
 def _npy(x: Any) -> bytes:
@@ -278,10 +285,30 @@ def _parsed(text: bytes) -> Any:
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return json.loads(text)
+        content = json.loads(text.decode(), object_pairs_hook=_once)
+        if b"\\ud" in text.lower() and not _is_unicode(content):
+            wrong("a text in it has half a character")
+        return content
     finally:
         if enabled:
             gc.enable()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are all different."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        wrong(f"{TEXT} has a name twice")
+    return found
+
+
+def _is_unicode(content: Any) -> bool:
+    """Whether all texts could be written somewhere else."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:
