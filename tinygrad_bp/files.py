@@ -37,9 +37,8 @@ _LOOK = _READ | getattr(os, "O_NOFOLLOW", 0)
 _MAGIC = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 # numpy has Python's parser read the header, which warns of what is almost Python, and may run out
 # of memory where brackets are within brackets.
-_HEADER = re.compile(
-    rb"""\s*\{(?:[\s,:()\[\]]|'[^'\\\n]*'|"[^"\\\n]*"|\d+\b|True\b|False\b){,500}\}"""
-)
+_TOKEN = rb"""[\s,:()\[\]]|'[^'\\\n]*'|"[^"\\\n]*"|\d+\b|True\b|False\b"""
+_HEADER = re.compile(rb"\s*\{(?:" + _TOKEN + rb"){,500}\}")
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -142,7 +141,7 @@ def _has_name(file: BinaryIO, name: Path) -> bool:
         return name.exists()
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(name))
-    except OSError:
+    except FileNotFoundError:
         return False
 
 

@@ -1,4 +1,4 @@
-"""Damaged and hostile files of every kind that is read: refused clearly, or read and as good as new.
+"""Damaged and hostile files of every kind that is read: refused clearly, or read as good as new.
 
 A program of this kind is the name of a real file, and changes to its bytes, each a name and a seed.
 The changed file is read in a folder of its own, while the interpreter reports what is opened,
@@ -113,8 +113,13 @@ def checkpoint_of(bits: str) -> bytes:
     with contextlib.suppress(Enough):
         fit(
             *(run.model, (DATA, TARGETS), nn.cross_entropy, run.optimizer),
-            **dict(epochs=5, batch_size=8, scheduler=run.scheduler, rng=run.generators[0]),
-            **dict(callbacks=[Stop()], checkpoint=path, checkpoint_every=1),
+            epochs=5,
+            batch_size=8,
+            scheduler=run.scheduler,
+            rng=run.generators[0],
+            callbacks=[Stop()],
+            checkpoint=path,
+            checkpoint_every=1,
         )
     content = path.read_bytes()
     path.unlink()
