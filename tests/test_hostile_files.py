@@ -290,6 +290,14 @@ def test_places_of_a_generator_that_are_some_are_taken(tmp_path):
         fuzz.Checkpoint("MT19937").read(tmp_path / "f")
 
 
+def test_a_count_of_steps_that_no_float_holds_is_refused():
+    model = nn.Linear(2, 3, rng=0)
+    adam = tb.optim.Adam(model.parameters())
+    state = {"state": {0: {"step": 10**400}}, "param_groups": adam.state_dict()["param_groups"]}
+    with pytest.raises(ValueError, match=r"state\[0\]\['step'\]: expected a number below"):
+        adam.load_state_dict(state)
+
+
 def test_a_program_without_a_result_is_refused(tmp_path):
     """Its gradient would be that of nothing: machine code would write beside an array."""
     program = tb.compile(fuzz.shifted).program(0.3, 1.7)
