@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -16,12 +17,17 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
 
     Raises:
         FileNotFoundError: there is no such directory.
+        ValueError: it is a folder, a pipe or a device.
         OSError: the file cannot be written.
     """
     given = Path(path)
-    if not given.resolve().parent.is_dir():
+    try:
+        target = given.resolve()
+    except RuntimeError:  # as some versions of Python say it
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(given)) from None
+    if not target.parent.is_dir():
         raise FileNotFoundError(f"save: there is no directory {str(given.parent)!r}")
-    write_whole(given.resolve(), content)
+    write_whole(target, content)
     return given
 
 

@@ -1,6 +1,7 @@
 """The user's own data: tables, arrays and text, and MNIST as it was published.
 
-Nothing that is read is ever run: arrays come without pickle.
+Nothing that is read is ever run: arrays come without pickle. What is compressed is read only if it
+cannot fill the memory from a small file.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tinygrad_bp.datasets.samples import MNIST, XY, Table, Text
 from tinygrad_bp.datasets.words import encode
+from tinygrad_bp.files import Path_, array_of, open_file, read_some, read_whole, shown
 
-Path_ = str | os.PathLike[str]
+LONGEST_TEXT = 2**30  # bytes; a table takes some 40 times as many while it is read
+LARGEST_IDX = 2**30  # bytes; the largest known, of EMNIST, has 547 million
+LARGEST_ARRAY = 2**28  # bytes of a compressed one; larger ones may not have shrunk more than
+LARGEST_RATIO = 200  # so many times
 
 
 def csv(
@@ -77,26 +82,48 @@ def npz(path: Path_, x: str = "x", y: str = "y") -> XY:
 
     Raises:
         ValueError: the file is missing, no archive or damaged; an array is missing, holds Python
-            objects, or the numbers of samples differ.
+            objects, has more than 256 MiB that were compressed to less than 1 / 200 of them, or
+            the numbers of samples differ.
     """
     try:
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is no .npz archive, or a damaged one")
-        with np.load(path, allow_pickle=False) as archive:
-            for name in (x, y):
-                if name not in archive:
-                    raise ValueError(f"no array {name!r}; there are {', '.join(archive)[:80]}")
-            data = XY(archive[x], archive[y])
+        with open_file(path) as file:
+            data = XY(*_members(file, (x, y)))
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: {str(error)[:120]}") from None
+        raise ValueError(f"{path}: cannot be read: {error.strerror or shown(error)}") from None
+    except Exception as error:  # a damaged archive may upset its reader in any way
+        what = str(error).removeprefix(f"{path}: ") or type(error).__name__
+        raise ValueError(f"{path}: {shown(what, 180)}") from None
     if not data.x.ndim or not data.y.ndim or len(data.x) != len(data.y):
         raise ValueError(
             f"{path}: expected equally many samples, got shapes {data.x.shape} and {data.y.shape}"
         )
     return data
+
+
+def _members(file: BinaryIO, names: tuple[str, str]) -> list[NDArray[Any]]:
+    """Arrays of an archive."""
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is no .npz archive, or a damaged one")
+    with zipfile.ZipFile(file) as archive:
+        known = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+        for name in names:
+            if known.count(name) != 1:
+                how = "more than one" if name in known else "no"
+                raise ValueError(f"{how} array {name!r}; there are {', '.join(known)[:80]}")
+        infos = dict(zip(known, archive.infolist(), strict=True))
+        arrays = []
+        for name in names:
+            info = infos[name]
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{name!r} is compressed in a way that numpy does not use")
+            if info.compress_size > os.fstat(file.fileno()).st_size:
+                raise ValueError(f"{name!r} claims to be longer than the file")
+            if info.file_size > max(LARGEST_ARRAY, LARGEST_RATIO * info.compress_size):
+                raise ValueError(
+                    f"{name!r} would become {info.file_size:,} bytes from {info.compress_size:,}"
+                )
+            arrays.append(array_of(archive.read(info)))
+        return arrays
 
 
 def text(path: Path_, least: int = 2) -> Text:
@@ -109,7 +136,7 @@ def text(path: Path_, least: int = 2) -> Text:
     Raises:
         ValueError: the file cannot be read, is not UTF-8, or is too short.
     """
-    content = _decoded(Path(path))
+    content = _decoded(path)
     if len(content) < least:
         raise ValueError(f"{path}: expected {least:,} characters or more, got {len(content):,}")
     return encode(content)
@@ -118,9 +145,10 @@ def text(path: Path_, least: int = 2) -> Text:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def _decoded(path: Path) -> str:
+def _decoded(path: Path_) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = read_whole(path, LONGEST_TEXT).decode("utf-8-sig")
+        return content.replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -134,7 +162,7 @@ def _rows(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
     try:
         rows = [(reader.line_num, row) for row in reader if any(x.strip() for x in row)]
     except tables.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}") from None
+        raise ValueError(f"{path}: line {reader.line_num}: {shown(error, 120)}") from None
     if not rows:
         raise ValueError(f"{path}: expected rows, got an empty file")
     if len(rows[0][1]) < 2:
@@ -145,7 +173,7 @@ def _rows(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
 def _column(path: Path_, first: list[str], target: int | str) -> int:
     if isinstance(target, str):
         if target not in first:
-            raise ValueError(f"{path}: target: no column {target!r} in {', '.join(first)[:80]}")
+            raise ValueError(f"{path}: target: no column {target!r} in {shown(', '.join(first))}")
         return first.index(target)
     if not -len(first) <= target < len(first):
         raise ValueError(f"{path}: target: there are {len(first)} columns, got number {target}")
@@ -207,11 +235,10 @@ def _idx(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
     Source: Y. LeCun, C. Cortes & C. Burges, "The MNIST database", FILE FORMATS.
     """
     path = folder / name
-    read: Any = open
-    if not path.exists() and (folder / f"{name}.gz").exists():
-        path, read = folder / f"{name}.gz", gzip.open
+    packed = not path.exists() and (folder / f"{name}.gz").exists()
+    path = folder / f"{name}.gz" if packed else path
     try:
-        with read(path, "rb") as file:
+        with open_file(path) as raw, gzip.open(raw) if packed else raw as file:
             start = file.read(4 + 4 * axes)
             magic, *shape = np.frombuffer(start[: len(start) // 4 * 4], ">u4").tolist() or [0]
             if magic != 0x0800 + axes or len(shape) != axes:
@@ -219,11 +246,12 @@ def _idx(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
             size = 1
             for n in shape:
                 size *= n
-            content = file.read(size + 1) if size < 2**32 else b""
+            content = read_some(file, size + 1) if size <= LARGEST_IDX else b""
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise ValueError(f"{path}: cannot be read: {error.strerror or shown(error)}") from None
     except (ValueError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: {error}") from None
+        what = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: {shown(what, 150)}") from None
     if len(content) != size:
         raise ValueError(f"{path}: expected {size:,} bytes for shape {tuple(shape)}, got another")
     return np.frombuffer(content, np.uint8).reshape(shape)

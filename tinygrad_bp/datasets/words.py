@@ -32,10 +32,11 @@ def encode(text: str, most: int = MOST_SYMBOLS) -> Text:
     """
     if not text or most < 1:
         raise ValueError("text: expected at least one character, and one symbol")
+    # An array of texts drops zeros at their ends: what is empty in it is the character of number 0.
     symbols, codes, counts = np.unique(list(text), return_inverse=True, return_counts=True)
     if len(symbols) <= most:
-        return Text(codes, [str(s) for s in symbols])
+        return Text(codes, [str(s) or "\0" for s in symbols])
     kept = np.sort(np.argsort(-counts, kind="stable")[: most - 1])
     number = np.full(len(symbols), most - 1)
     number[kept] = np.arange(len(kept))
-    return Text(number[codes], [*(str(s) for s in symbols[kept]), "□"])
+    return Text(number[codes], [*(str(s) or "\0" for s in symbols[kept]), "□"])

@@ -260,4 +260,6 @@ def yes_or_no(x: bool, what: str) -> bool:
 def _count(x: Any, what: str) -> int:
     if not isinstance(x, int) or isinstance(x, bool) or x < 1:
         raise ValueError(f"{what}: expected a number of steps, got {str(x)[:40]}")
+    if x >= 2**63:
+        raise ValueError(f"{what}: expected a number below 2**63, got a larger one")
     return x

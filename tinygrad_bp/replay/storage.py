@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import io
 import json
-import math
 import os
 import struct
 import zipfile
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from tinygrad_bp.array_rules import ArrayRule
-from tinygrad_bp.files import write_whole
+from tinygrad_bp.files import array_of, read_whole, shown, write_whole
 from tinygrad_bp.replay.program import (
     CONSTANT,
     INPUT,
@@ -42,6 +41,7 @@ from tinygrad_bp.rules import Rule
 
 FORMAT, VERSION = "tinygrad_bp program", 1
 TEXT, CODES, OPERANDS, KINDS = "program.json", "codes.npy", "operands.npy", "kinds.npy"
+LONGEST_FILE = 2**32  # bytes
 LONGEST_TEXT = 2**24  # bytes of JSON
 DEEPEST = 16  # arguments within arguments
 
@@ -70,7 +70,7 @@ def save(program: Program, path: str | os.PathLike[str]) -> None:
         check_program(program)
         content = _archive(program)
     except ValueError as error:
-        raise ValueError(f"{path}: cannot save the program: {error}") from None
+        raise ValueError(f"{path}: cannot save the program: {shown(error, 160)}") from None
     write_whole(path, content)
 
 
@@ -85,23 +85,23 @@ def load(path: str | os.PathLike[str], operations: Iterable[Rule | ArrayRule] = 
         A program that gives the results of the saved one, bit for bit.
 
     Raises:
-        ValueError: the file does not hold a program, or one with an operation that is not known;
-            the message names the file, and what is wrong.
+        ValueError: the file does not hold a program, or one with an operation that is not known,
+            or has more than 4 GiB; the message names the file, and what is wrong.
         OSError: the file cannot be read.
     """
     mine: dict[str, Any] = {}
     for rule in operations:
         if mine.setdefault(rule.name, rule) is not rule:
             raise ValueError(f"operations: two are called {rule.name!r}")
-    content = Path(path).read_bytes()
+    content = read_whole(path, LONGEST_FILE)
     try:
         program = _program(_members(content), mine)
         check_program(program)
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
+        raise ValueError(f"{os.fspath(path)}: {shown(error, 190)}") from None
     except Exception as error:  # a damaged file may upset the zip and JSON readers in any way
-        kind = type(error).__name__
-        raise ValueError(f"{os.fspath(path)}: not a readable program: {kind}: {error}") from None
+        what = shown(f"{type(error).__name__}: {error}", 150)
+        raise ValueError(f"{os.fspath(path)}: not a readable program: {what}") from None
     return program
 
 
@@ -137,7 +137,7 @@ def _archive(program: Program) -> bytes:
         "inputs": list(map(int, program.inputs)),
         "constants": [[i, _encoded(x, found)] for i, x in program.constants.items()],
         "outputs": list(map(int, program.outputs)),
-        "guards": [[int(g.condition), bool(g.outcome), g.line] for g in program.guards],
+        "guards": [[int(g.condition), bool(g.outcome), _line(g)] for g in program.guards],
         "shapes": [list(map(int, s)) for s in shapes],
         "dtypes": list(dtypes),
         "scopes": [list(place) for place in program.scopes.table],
@@ -152,6 +152,8 @@ def _archive(program: Program) -> bytes:
         "arrays": len(found),
     }
     text = json.dumps(content, allow_nan=False).encode()
+    if b"\\ud" in text and not _is_unicode(content):
+        wrong("a text in it, such as a name, has half a character")
     if len(text) > LONGEST_TEXT:
         wrong(f"it takes {len(text)} bytes of text, {LONGEST_TEXT} is the limit")
     members = {TEXT: text, CODES: _npy(program.codes), OPERANDS: _npy(program.operands)}
@@ -164,6 +166,11 @@ def _archive(program: Program) -> bytes:
     return file.getvalue()
 
 
+def _line(guard: Guard) -> str:
+    """Where a guard was recorded; names of files may have characters that no text has."""
+    return guard.line.encode(errors="replace").decode()
+
+
 def _npy(x: Any) -> bytes:
     file = io.BytesIO()
     npy.write_array(file, np.asarray(x), (1, 0), allow_pickle=False)
@@ -172,20 +179,14 @@ def _npy(x: Any) -> bytes:
 
 def _array(data: bytes, name: str) -> Any:
     """The array of a member, whose header must agree with how much there is."""
-    file = io.BytesIO(data)
-    if npy.read_magic(file) != (1, 0):
-        wrong(f"{name}: expected version 1.0 of numpy's format")
-    shape, columns_first, dtype = npy.read_array_header_1_0(file)
-    if dtype not in _DTYPES.values():
-        wrong(f"{name}: arrays of {dtype} do not occur")
-    checked_shape(shape)
-    start = file.tell()
-    if len(data) - start != math.prod(shape) * dtype.itemsize:
-        wrong(f"{name}: shape {shape} does not fit its {len(data) - start} bytes")
-    flat = np.frombuffer(data, dtype, offset=start).copy()
-    if dtype.kind == "b":
-        flat = flat.view(np.uint8) != 0  # any other bit would make a truth value of its own
-    return flat.reshape(shape, order="F" if columns_first else "C")
+    try:
+        x = array_of(data)
+    except ValueError as error:
+        wrong(f"{name}: {error}")
+    if x.dtype not in _DTYPES.values():
+        wrong(f"{name}: arrays of {x.dtype} do not occur")
+    checked_shape(x.shape)
+    return x
 
 
 def _members(content: bytes) -> dict[str, bytes]:
@@ -284,10 +285,30 @@ def _parsed(text: bytes) -> Any:
     enabled = gc.isenabled()
     gc.disable()
     try:
-        return json.loads(text)
+        content = json.loads(text.decode(), object_pairs_hook=_once)
+        if b"\\ud" in text.lower() and not _is_unicode(content):
+            wrong("a text in it has half a character")
+        return content
     finally:
         if enabled:
             gc.enable()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are all different."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        wrong(f"{TEXT} has a name twice")
+    return found
+
+
+def _is_unicode(content: Any) -> bool:
+    """Whether all texts could be written somewhere else."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _program(members: dict[str, bytes], mine: dict[str, Any]) -> Program:

@@ -58,6 +58,8 @@ def check_program(program: Program) -> None:
     ):
         if not all(0 <= k < count for k in numbers):
             wrong(f"{what}: there are only {count} instructions")
+    if not program.outputs:
+        wrong("outputs: expected at least one")
     _check_operands(program)
     if problem := scopes_problem(program.scopes, count):
         wrong(problem)

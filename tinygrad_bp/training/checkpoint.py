@@ -8,7 +8,6 @@ nothing of that run is changed unless all of it fits.
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.files import Path_, shown
 from tinygrad_bp.training.plan import Plan
-from tinygrad_bp.training.saving import compare, opened, write_arrays
+from tinygrad_bp.training.saving import Arrays as File, read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from tinygrad_bp.training.loop import Run
 
 FORMAT, VERSION = "tinygrad_bp checkpoint", 1
-Path_ = str | os.PathLike[str]
+LONGEST_HISTORY = 2**26  # bytes of the history in a file
 Arrays = Mapping[str, NDArray[Any]]
 Settings = dict[str, Any]
 
@@ -94,27 +94,27 @@ def read_checkpoint(path: Path_, run: Run, settings: Settings) -> None:
         ValueError: it is no checkpoint, belongs to another run, or is damaged. Then the run is as
             it was.
     """
-    with opened(path) as file:
-        text = (file.metadata() or {}).get(FORMAT)
-        if text is None:
-            raise ValueError(f"{path}: a safetensors file, but no checkpoint")
-        try:
-            state = json.loads(text)
-            if state["version"] != VERSION:
-                raise ValueError(f"it has version {str(state['version'])[:20]}, not {VERSION}")
-            _compare_settings(state["settings"], settings)
-            arrays = _arrays(path, file, run, state)
-            generators = [
-                _generator_like(g, saved)
-                for g, saved in zip(run.generators, state["generators"], strict=True)
-            ]
-            _check_place(state, arrays, settings)
-            _restore_optimizer(run, state, arrays)
-        except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-            raise ValueError(f"{path}: a damaged checkpoint: {error!r:.80}") from None
-        except ValueError as error:
-            known = str(error).startswith(str(path))
-            raise ValueError(str(error) if known else f"{path}: {error}") from None
+    file = read_arrays(path, _most(run, settings))
+    text = file.metadata.get(FORMAT)
+    if text is None:
+        raise ValueError(f"{path}: a safetensors file, but no checkpoint")
+    try:
+        state = json.loads(text)
+        if state["version"] != VERSION:
+            raise ValueError(f"it has version {shown(state['version'], 20)}, not {VERSION}")
+        _compare_settings(state["settings"], settings)
+        arrays = _arrays(file, run, state)
+        generators = [
+            _generator_like(g, saved)
+            for g, saved in zip(run.generators, state["generators"], strict=True)
+        ]
+        _check_place(state, arrays, settings)
+        _restore_optimizer(run, state, arrays)
+    except (LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{path}: a damaged checkpoint: {shown(repr(error), 80)}") from None
+    except ValueError as error:
+        what = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: {shown(what, 180)}") from None
     # From here on nothing can fail.
     for g, saved in zip(run.generators, generators, strict=True):
         g.bit_generator.state = saved.state
@@ -134,11 +134,19 @@ def _compare_settings(found: Any, settings: Settings) -> None:
             if name in ("data", "validation"):
                 raise ValueError(f"the run in it had other {name}")
             raise ValueError(
-                f"the run in it had {name} {str(found[name])[:40]}, this one has {str(value)[:40]}"
+                f"the run in it had {name} {shown(found[name], 40)}, this one has "
+                f"{shown(value, 40)}"
             )
 
 
-def _arrays(path: Path_, file: Any, run: Run, state: dict[str, Any]) -> dict[str, NDArray[Any]]:
+def _most(run: Run, settings: Settings) -> int:
+    """How many bytes of numbers the checkpoint of a run may have."""
+    parameters = sum(x.size for x in run.model.state_dict().values())
+    samples = int(settings["data"][0][0][0])  # an order and, at most as many, losses
+    return 8 * (2 + len(run.optimizer.buffers)) * parameters + 16 * samples + LONGEST_HISTORY
+
+
+def _arrays(file: File, run: Run, state: dict[str, Any]) -> dict[str, NDArray[Any]]:
     """The arrays of the file, after a look at their names, shapes and dtypes."""
     mine = run.model.state_dict()
     epochs, batches = state["epoch"], state["batch"]
@@ -150,14 +158,13 @@ def _arrays(path: Path_, file: Any, run: Run, state: dict[str, Any]) -> dict[str
     samples = state["settings"]["data"][0][0][0] if batches else 0
     expected["order"] = _like((samples,), np.int64)
     shapes = [(np.shape(p.data), getattr(p, "dtype", None)) for p in run.optimizer.parameters]
-    for key in file.keys():  # noqa: SIM118  (it is no dict)
+    for key in file.entries:
         room, _, rest = key.partition("/")
         number, _, name = rest.partition("/")
         if room == "optimizer" and number in state["steps"] and name in run.optimizer.buffers:
             shape, dtype = shapes[int(number)]
             expected[key] = _like(shape, np.float32 if dtype == np.float32 else np.float64)
-    compare(path, file, expected)
-    return {name: file.get_tensor(name) for name in expected}
+    return file.arrays(expected)
 
 
 def _like(shape: tuple[int, ...], dtype: Any = np.float64) -> NDArray[Any]:
@@ -184,6 +191,13 @@ def _generator_like(g: np.random.Generator, saved: Any) -> Any:
     """A bit generator of the same kind in the saved state: the trial before the real one."""
     trial = type(g.bit_generator)()
     trial.state = saved
+    # numpy believes what it is told of the place in its numbers, and would read what is not there.
+    taken: Any = trial.state
+    for place, numbers in (("pos", "key"), ("buffer_pos", "buffer")):
+        for part in (taken, taken.get("state")):
+            known = isinstance(part, dict) and place in part
+            if known and not 0 <= part[place] <= len(part[numbers]):
+                raise ValueError("a damaged checkpoint: a generator is at no place in its numbers")
     return trial
 
 

@@ -1,26 +1,23 @@
 """Parameters in files: safetensors, from which no code is ever run.
 
 A file is a short header in JSON, with the name, shape and dtype of every array, and then the
-numbers. All that the header says is compared with what is expected before a number is read, and
-all numbers are there before any is assigned.
+numbers. It is read whole, once, if it is not longer than what is expected can be: nothing that
+happens to the file later, not even its being cut, is seen. All that the header says is compared
+with what is expected before a number is taken, and all numbers are there before any is assigned.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.files import write_whole
+from tinygrad_bp.files import Path_, read_whole, shown, write_whole
 from tinygrad_bp.nn.module import Module
 
-Path_ = str | os.PathLike[str]
 LONGEST_HEADER = 2**24  # bytes
 _SHOWN = 3  # names in a message
 _DTYPES = {"F64": "float64", "F32": "float32", "I64": "int64", "BOOL": "bool"}
@@ -58,10 +55,8 @@ def load_model(model: Module, path: Path_) -> None:
         ImportError: safetensors is not installed; it comes with the extra `data`.
     """
     expected = _state(model)
-    with opened(path) as file:
-        compare(path, file, expected)
-        arrays = {name: file.get_tensor(name) for name in expected}
-    model.load_state_dict(arrays)
+    file = read_arrays(path, sum(x.nbytes for x in expected.values()))
+    model.load_state_dict(file.arrays(expected))
 
 
 def _state(model: Module) -> dict[str, NDArray[Any]]:
@@ -88,62 +83,76 @@ def write_arrays(
     write_whole(path, save(in_order, dict(metadata) if metadata else None))
 
 
-@contextmanager
-def opened(path: Path_) -> Iterator[Any]:
-    """A safetensors file whose header has been read and found in order.
+class Arrays:
+    """A safetensors file that has been read: what is in it, by name.
 
-    Raises:
-        ValueError: there is no such file, or it is not a safetensors file.
+    Attributes:
+        path: the file.
+        entries: of each array its dtype, shape and bytes, as the library gives them.
+        metadata: texts about them.
     """
-    safetensors = _safetensors()
-    _check_header(Path(path))
-    try:
-        file = safetensors.safe_open(path, framework="numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path}: not a safetensors file, or a damaged one: {str(error)[:80]}"
-        ) from None
-    with file:
-        yield file
 
+    __slots__ = ("entries", "metadata", "path")
 
-def compare(path: Path_, file: Any, expected: Mapping[str, NDArray[Any]]) -> None:
-    """Look whether a file holds arrays of these names, shapes and dtypes, and no others.
-
-    Raises:
-        ValueError: it does not.
-    """
-    found = set(file.keys())
-    missing, unknown = expected.keys() - found, found - expected.keys()
-    if missing or unknown:
-        raise ValueError(f"{path}: missing {_names(missing)}, unknown {_names(unknown)}")
-    for name, array in expected.items():
-        entry = file.get_slice(name)
-        shape, dtype = tuple(entry.get_shape()), entry.get_dtype()
-        dtype = _DTYPES.get(dtype, dtype)
-        if (shape, dtype) != (array.shape, str(array.dtype)):
+    def __init__(self, path: Path_, content: bytes) -> None:
+        safetensors = _safetensors()
+        _check_header(path, content)
+        try:
+            self.entries = dict(safetensors.deserialize(content))
+        except safetensors.SafetensorError as error:
             raise ValueError(
-                f"{path}: {name!r}: expected {array.dtype} of shape {array.shape}, "
+                f"{path}: not a safetensors file, or a damaged one: {shown(error, 80)}"
+            ) from None
+        self.path = path
+        self.metadata: dict[str, str] = _metadata(content)
+
+    def arrays(self, expected: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The arrays, if there are those of these names, shapes and dtypes, and no others.
+
+        Raises:
+            ValueError: it is not so.
+        """
+        missing, unknown = expected.keys() - self.entries.keys(), self.entries.keys() - expected
+        if missing or unknown:
+            raise ValueError(f"{self.path}: missing {_names(missing)}, unknown {_names(unknown)}")
+        return {name: self._array(name, array) for name, array in expected.items()}
+
+    def _array(self, name: str, like: NDArray[Any]) -> NDArray[Any]:
+        entry = self.entries[name]
+        shape, dtype = tuple(entry["shape"]), entry["dtype"]
+        dtype = _DTYPES.get(dtype, dtype)
+        if (shape, dtype) != (like.shape, str(like.dtype)):
+            raise ValueError(
+                f"{self.path}: {shown(repr(name))}: expected {like.dtype} of shape {like.shape}, "
                 f"got {dtype} of shape {str(shape)[:40]}"
             )
+        if dtype == "bool":
+            truth: NDArray[Any] = np.frombuffer(entry["data"], np.uint8) != 0
+            return truth.reshape(shape)
+        return np.frombuffer(entry["data"], like.dtype.newbyteorder("<")).reshape(shape)
 
 
-def _check_header(path: Path) -> None:
-    """What the library would take long to find out, or say less clearly."""
+def read_arrays(path: Path_, nbytes: int) -> Arrays:
+    """Read a safetensors file.
+
+    Args:
+        path: the file.
+        nbytes: how large all numbers in it may be together.
+
+    Raises:
+        ValueError: there is no such file, it is longer, or it is not a safetensors file.
+    """
+    _safetensors()
     try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path}: cannot be read: {reason}") from None
-    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
-        raise ValueError(f"{path}: expected a file, got a folder, a pipe or a device")
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
+        return Arrays(path, read_whole(path, 8 + LONGEST_HEADER + nbytes))
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > status.st_size - 8:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _check_header(path: Path_, content: bytes) -> None:
+    """What the library would take long to find out, or say less clearly."""
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > len(content) - 8:
         raise ValueError(f"{path}: not a safetensors file, or one cut short")
     if length > LONGEST_HEADER:
         raise ValueError(
@@ -151,11 +160,17 @@ def _check_header(path: Path) -> None:
         )
 
 
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts in a header that the library has found in order."""
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    return json.loads(header).get("__metadata__") or {} if b"__metadata__" in header else {}
+
+
 def _names(names: Iterable[str]) -> str:
     listed = sorted(names)
-    shown = ", ".join(repr(name[:40])[:42] for name in listed[:_SHOWN])
+    named = ", ".join(repr(name[:40])[:42] for name in listed[:_SHOWN])
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return shown + more or "nothing"
+    return named + more or "nothing"
 
 
 def _safetensors() -> Any:
