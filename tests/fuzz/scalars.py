@@ -51,7 +51,7 @@ from .derivations import (
 )
 
 CHUNK = 2000
-ONE_IN = 16
+ONE_IN = 50
 SMALLEST = 5e-324
 MAX = sys.float_info.max
 

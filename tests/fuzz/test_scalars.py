@@ -29,7 +29,7 @@ def test_a_slice():
     assert tally["skipped: a constant"] < SLICE / 20
     assert tally["(programs with a value that is not finite)"] < SLICE / 10
     for way in ("complex step", "create_graph", "forward mode", "Tensor", "replay"):
-        assert tally[way] > SLICE / 30, way
+        assert tally[way] > SLICE / 100, way
 
 
 def execute_code(program):
@@ -61,7 +61,7 @@ def test_programs_have_every_rule_length_and_kind_of_operand():
     assert {(int, float), (float, int), (int, int), (tuple, int, float)} <= kinds
     numbers = [x for p in many for x, _ in p.leaves]
     assert {repr(x) for x in (*scalars.EDGES, inf, -inf, nan)} <= set(map(repr, numbers))
-    assert 1 / 20 < sum(p.every_way for p in many) / len(many) < 1 / 13
+    assert 1 / 65 < sum(p.every_way for p in many) / len(many) < 1 / 40
 
 
 @pytest.mark.parametrize("program", programs(60, seed=2))
