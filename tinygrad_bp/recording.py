@@ -8,11 +8,12 @@ asyncio tasks do not disturb each other.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from types import CodeType, FrameType, TracebackType
-from typing import Any, TypeVar
+from types import CodeType, FrameType, MethodType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -158,10 +159,50 @@ def tell_read(node: Any) -> None:
             observer.read(node)
 
 
+class _Leaving(functools.partial[None]):
+    """What a `with` statement calls in the end: the one thing that nobody else refers to.
+
+    An interrupt may come when `__enter__` has done its work, or before `__exit__` has begun. The
+    statement lets go of this in any case, and then the block is left.
+    """
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        (block,) = self.args
+        if hasattr(block, "_inner"):
+            block._leave()
+
+
+class _Exit:
+    """`__exit__` of a block. It is looked up before the block is entered, and called after."""
+
+    def __get__(self, block: _Block | None, cls: type[_Block]) -> Callable[..., None]:
+        if block is None:
+            return _exit
+        if hasattr(block, "_inner"):  # called by hand, or the block is entered twice
+            return MethodType(_exit, block)
+        return _Leaving(_exit, block)
+
+
 class _Block:
-    """A `with` block that changes the state of recording, and puts it back."""
+    """A `with` block that changes the state of recording, and puts it back.
+
+    It is put back also if an interrupt (Ctrl-C) comes while the block is being entered or left.
+    """
 
     __slots__ = ("_inner", "_outer")
+
+    if TYPE_CHECKING:
+
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+        ) -> None: ...
+    else:
+        __exit__ = _Exit()
 
     def _scope(self, outer: Scope | None) -> Scope | None:
         """The scope within the block, given that around it; None where nothing is recorded."""
@@ -196,23 +237,28 @@ class _Block:
         _state.set(self._inner)
         return self._entered()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _leave(self) -> bool:
+        """Put the state back, unless other blocks have changed it since; whether it was done."""
         inner, state = self._inner, self._outer
         in_order = _state.get() is inner
-        del self._inner
         if isinstance(inner, _Special):
             inner.closed = True
         while isinstance(state, _Special) and state.closed:
             state = state.outer
         if in_order:
             _state.set(state)
-        if not in_order and error is None:
-            raise RuntimeError("no_grad(), scope() and similar blocks were closed out of order")
+        del self._inner
+        return in_order
+
+
+def _exit(
+    block: _Block,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    if not block._leave() and error is None:
+        raise RuntimeError("no_grad(), scope() and similar blocks were closed out of order")
 
 
 class _Mode(_Block):
@@ -222,7 +268,6 @@ class _Mode(_Block):
 
     def __call__(self, function: _F) -> _F:
         import copy
-        import functools
         import inspect
 
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -319,17 +364,17 @@ def call_in_scope(
         with scope(name, index):
             return function(*args, **kwargs)
     inner = Scope(name, index, outer)
-    _state.set(inner)
-    try:
+    try:  # an interrupt may come at any call in here
+        _state.set(inner)
         result = function(*args, **kwargs)
+        if _state.get() is not inner:
+            raise RuntimeError("no_grad() and scope() blocks were closed out of order")
+        _state.set(outer)
+        return result
     except BaseException:
         if _state.get() is inner:
             _state.set(outer)
         raise
-    if _state.get() is not inner:
-        raise RuntimeError("no_grad() and scope() blocks were closed out of order")
-    _state.set(outer)
-    return result
 
 
 def is_grad_enabled() -> bool:

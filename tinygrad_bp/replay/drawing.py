@@ -7,16 +7,17 @@ same order, so that results, and the generator's state after a call, are those o
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tinygrad_bp.replay.program import DRAWS, Draw
 from tinygrad_bp.replay.tracing import Recorder, is_traced
 from tinygrad_bp.tensor import _frozen as frozen
+
+_T = TypeVar("_T")
 
 
 class TracedGenerator(np.random.Generator):
@@ -95,13 +96,16 @@ def restore(generators: Sequence[np.random.Generator], before: Sequence[Any]) ->
         generator.bit_generator.state = state
 
 
-@contextlib.contextmanager
-def held(generators: Sequence[np.random.Generator]) -> Iterator[None]:
-    """No other thread draws from them meanwhile: what is put back was not drawn by it."""
-    with contextlib.ExitStack() as stack:
-        for lock in sorted((g.bit_generator.lock for g in generators), key=id):
-            stack.enter_context(lock)
-        yield
+def holding(generators: Sequence[np.random.Generator], do: Callable[[], _T]) -> _T:
+    """`do()`, while no other thread draws from them: what is put back was not drawn by it."""
+    return _under(sorted((g.bit_generator.lock for g in generators), key=id), do)
+
+
+def _under(locks: Sequence[Any], do: Callable[[], _T]) -> _T:
+    if not locks:
+        return do()
+    with locks[0]:  # written in C, so that no interrupt can leave it locked, as in an ExitStack
+        return _under(locks[1:], do)
 
 
 def same(a: Any, b: Any) -> bool:
