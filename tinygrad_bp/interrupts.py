@@ -29,7 +29,7 @@ def write(writes: Iterable[Write]) -> None:
 
     Args:
         writes: functions written in C with their arguments, `(setattr, x, "name", 1)`. Nothing in
-            them may fail, or run Python code.
+            them may fail, run Python code, or need memory: a dict must have the key already.
     """
     listed = list(writes)
     with commit_lock:

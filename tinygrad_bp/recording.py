@@ -12,8 +12,9 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from types import CodeType, FrameType, MethodType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -159,30 +160,21 @@ def tell_read(node: Any) -> None:
             observer.read(node)
 
 
-class _Leaving(functools.partial[None]):
-    """What a `with` statement calls in the end: the one thing that nobody else refers to.
-
-    An interrupt may come when `__enter__` has done its work, or before `__exit__` has begun. The
-    statement lets go of this in any case, and then the block is left.
-    """
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        (block,) = self.args
-        if hasattr(block, "_inner"):
-            block._leave()
-
-
 class _Exit:
-    """`__exit__` of a block. It is looked up before the block is entered, and called after."""
+    """`__exit__` of a block: looked up before the block is entered, and called after.
+
+    An interrupt may come when `__enter__` has done its work, or before `__exit__` has begun. In any
+    case the `with` statement then lets go of what was looked up, and nobody else refers to it; by
+    that the block knows that it was left.
+    """
 
     def __get__(self, block: _Block | None, cls: type[_Block]) -> Callable[..., None]:
         if block is None:
             return _exit
-        if hasattr(block, "_inner"):  # called by hand, or the block is entered twice
-            return MethodType(_exit, block)
-        return _Leaving(_exit, block)
+        leave = functools.partial(_exit, block)
+        if not hasattr(block, "_inner"):
+            block._guard = ref(leave, functools.partial(_dropped, block))
+        return leave
 
 
 class _Block:
@@ -191,7 +183,7 @@ class _Block:
     It is put back also if an interrupt (Ctrl-C) comes while the block is being entered or left.
     """
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ("_guard", "_inner", "_outer")
 
     if TYPE_CHECKING:
 
@@ -248,7 +240,14 @@ class _Block:
         if in_order:
             _state.set(state)
         del self._inner
+        self._guard = None  # it is not needed any more
         return in_order
+
+
+def _dropped(block: _Block, _: Any) -> None:
+    block._guard = None
+    if hasattr(block, "_inner"):
+        block._leave()
 
 
 def _exit(

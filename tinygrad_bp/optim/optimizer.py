@@ -113,15 +113,14 @@ class Optimizer:
         if not all(p.is_leaf for p in self.parameters):
             raise TypeError("a parameter is a leaf no longer: an element of it was computed")
         moves: list[Write] = []
+        state = dict(self.state)
         numbered = enumerate((p, group) for group in self.param_groups for p in group["params"])
         for i, (p, group) in numbered:
             gradient = gradient_of(p)
             if gradient is not None:
-                remembered = self.state.get(i, {})
-                numbers, remembered = self._update(_numbers(p), gradient, remembered, group)
+                numbers, state[i] = self._update(_numbers(p), gradient, state.get(i, {}), group)
                 moves += p._data_writes(numbers)
-                moves.append((dict.__setitem__, self.state, i, remembered))
-        write(moves)
+        write([*moves, (setattr, self, "state", state)])
 
     def _update(self, x: Any, g: Any, state: State, group: Group) -> tuple[Any, State]:
         """New numbers for x, whose gradient is g, and what to remember; changes nothing."""
@@ -178,8 +177,8 @@ class Optimizer:
             i: self._checked_memory(i, memory) for i, memory in dict(state["state"]).items()
         }
         pairs = zip(self.param_groups, settings, strict=True)
-        settings_first: list[Write] = [(dict.update, group, found) for group, found in pairs]
-        write([*settings_first, (setattr, self, "state", remembered)])
+        changes: list[Write] = [(dict.update, group, found) for group, found in pairs]
+        write([*changes, (setattr, self, "state", remembered)])
 
     def _checked_memory(self, i: Any, memory: Mapping[str, Any]) -> State:
         parameters = self.parameters
