@@ -310,7 +310,7 @@ def test_clipping_and_forgetting(what):
 
 def test_a_schedule():
     def case():
-        leaves, optimizer = optimized("SGD")
+        _, optimizer = optimized("SGD")
         optimizer.add_param_group({"params": [Value(1.0)], "lr": 0.5})
         schedule = optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
         return schedule.step, lambda: (schedule.last_epoch, remembered(optimizer))
@@ -327,8 +327,8 @@ def test_loading():
     check(case)
 
     def case_of_optimizer():
-        leaves, optimizer = optimized("Adam")
-        others, other = optimized("Adam")
+        _, optimizer = optimized("Adam")
+        _, other = optimized("Adam")
         other.lr = 0.7
         other.step()
         saved = other.state_dict()
@@ -477,7 +477,7 @@ def test_what_is_undone_is_undone_at_every_instruction():
 
 def test_writes_happen_together():
     def case():
-        box = {k: 0 for k in range(50)}
+        box = dict.fromkeys(range(50), 0)
         return lambda: write(
             (dict.__setitem__, box, k, box[k] + 1) for k in range(50)
         ), lambda: bits(box)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import tinygrad_bp as tb
-from tinygrad_bp import Tensor, Value, no_grad, optim
+from tinygrad_bp import Tensor, Value, nn, no_grad, optim
 from tinygrad_bp.visualize import draw
 
 LONG = bool(os.environ.get("LONG"))
@@ -71,7 +71,9 @@ def test_threads_that_share_a_model_and_its_program_lose_no_gradient(hasty):
             step.backward(w, np.full(4, float(k + i)))
 
     together(work)
-    assert np.array_equal(w.grad, np.full(4, float(sum(k + i for k in range(8) for i in range(60)))))
+    assert np.array_equal(
+        w.grad, np.full(4, float(sum(k + i for k in range(8) for i in range(60))))
+    )
 
 
 def test_reading_a_gradient_does_not_undo_what_another_thread_adds(hasty):
@@ -200,10 +202,10 @@ def test_a_rule_without_memory_leaves_the_gradients():
     calls.append(1)
     with pytest.raises(MemoryError):
         loss.backward()
-    assert np.array_equal(x.grad, before[0]) and np.array_equal(w.grad, before[1])
+    assert all(map(np.array_equal, (x.grad, w.grad), before))
     calls.clear()
     loss.backward()
-    assert np.array_equal(x.grad, 2.0 * before[0]) and np.array_equal(w.grad, 2.0 * before[1])
+    assert all(map(np.array_equal, (x.grad / 2.0, w.grad / 2.0), before))
 
 
 LITTLE = """
@@ -284,7 +286,7 @@ def test_a_deep_chain_of_values():
             with pytest.raises(TypeError, match="history"):
                 refused(y)
         assert copy.deepcopy(x).data == pickle.loads(pickle.dumps(x)).data == 0.5
-        assert y == y and y > x
+        assert y > x
         assert sum(1 for _ in tb.sweep(y)) == DEEP + 1
         del y
         return True
@@ -312,11 +314,11 @@ def test_a_deep_chain_explained():
 
     def work():
         x = Value(0.5, label="x")
-        y = chain(x, n)
-        y.backward()
-        assert float(tb.explain.deltas(y)["x"].gradient) == 1.0 if False else tb.explain.deltas(y)
+        y = chain(nn.named(chain(x, n // 2), "z"), n // 2)
+        assert "z" in str(tb.explain.deltas(y))
         assert "x" in str(tb.explain.why(y, x))
-        assert tb.explain.contributions(y, x) is not None
+        assert "x" in str(tb.explain.contributions(y, x))
+        assert str(tb.explain.paths(y, x))
         return tb.explain.cost(lambda x: chain(x, n // 10), 0.5, times=False)
 
     assert in_small_stack(work)

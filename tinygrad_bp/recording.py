@@ -186,6 +186,7 @@ class _Block:
     __slots__ = ("_guard", "_inner", "_outer")
 
     if TYPE_CHECKING:
+        _guard: ref[Any] | None
 
         def __exit__(
             self,

@@ -523,7 +523,7 @@ class Tensor(Node):
                 if self._grad is grad:  # and no other thread has added to it meanwhile
                     self._grad = self._own_grad = own
             return own
-        return grad  # type: ignore[no-any-return]
+        return grad
 
     @grad.setter
     def grad(self, grad: ArrayLike | None) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.interrupts import undone
+from tinygrad_bp.interrupts import undone, write
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.optim import LRScheduler, Optimizer, clip_grad_norm
@@ -366,7 +366,7 @@ def _in_mode(model: Module, training: bool, do: Callable[[], _T]) -> _T:
         model.train(training)
         return do()
 
-    return undone(in_mode, lambda: [setattr(module, "training", mode) for module, mode in before])
+    return undone(in_mode, lambda: write((setattr, m, "training", mode) for m, mode in before))
 
 
 def _number(x: Any) -> float:
