@@ -26,7 +26,7 @@ from tinygrad_bp.recording import ROOT, current_state, enable_grad
 # An interrupt that comes while Python closes a forgotten generator is reported, and not raised.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-POINTS = int(os.environ.get("POINTS", "40"))
+POINTS = int(os.environ.get("POINTS", "30"))
 
 
 def bits(x):

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import tinygrad_bp as tb
-from tinygrad_bp import Tensor, Value, nn, no_grad, optim
+from tinygrad_bp import Tensor, Value, nn, no_grad, optim, tensor
+from tinygrad_bp.interrupts import commit_lock
 from tinygrad_bp.visualize import draw
 
 LONG = bool(os.environ.get("LONG"))
@@ -98,6 +99,45 @@ def test_reading_a_gradient_does_not_undo_what_another_thread_adds(hasty):
         for future in readers:
             future.result()
     assert np.array_equal(w.grad, np.full(3, 600.0))
+
+
+def test_a_gradient_that_is_added_while_another_is_read_stays(monkeypatch):
+    """The same, with the other thread's sweep at the very moment of the copy."""
+    w = Tensor(np.zeros(3))
+    y = w * 1.0
+    y.backward(np.ones(3))
+    held = w._grad  # so that a copy is made
+
+    class Numpy:
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        def array(self, x):
+            monkeypatch.undo()
+            y.backward(np.ones(3))
+            return np.array(x)
+
+    monkeypatch.setattr(tensor, "np", Numpy())
+    w.grad  # noqa: B018
+    assert np.array_equal(held, np.ones(3))
+    assert np.array_equal(w.grad, np.full(3, 2.0))
+
+
+def test_gradients_are_added_under_one_lock():
+    seen = []
+
+    class Watched(np.ndarray):
+        def __add__(self, other):
+            seen.append(commit_lock._is_owned())
+            return np.asarray(self) + other
+
+    w = Tensor(np.ones(3))
+    w._grad = np.ones(3).view(Watched)
+    w.sum().backward()
+    w._grad = np.ones(3).view(Watched)
+    tb.compile(lambda w: w.sum()).backward(w)
+    assert seen == [True, True]
+    assert np.array_equal(w.grad, np.full(3, 2.0))
 
 
 def test_threads_with_graphs_and_states_of_their_own(hasty):

@@ -18,7 +18,7 @@ from tinygrad_bp.graph import Node
 from tinygrad_bp.rules import RULES
 from tinygrad_bp.visualize import draw
 
-STEPS = int(os.environ.get("STEPS", "150"))
+STEPS = int(os.environ.get("STEPS", "100"))
 X = np.random.default_rng(0).normal(size=(6, 2))
 T = X.sum(axis=1, keepdims=True)
 
