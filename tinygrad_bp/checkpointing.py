@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tinygrad_bp.containers import like_elements
 from tinygrad_bp.differentiable import check_leaf_data
 from tinygrad_bp.graph import MORE, Node, Segment, born
+from tinygrad_bp.interrupts import undone
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.recording import Scope, current_state, resolve, resumed
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor, result_of as tensor_of
 from tinygrad_bp.value import Value, result_of as value_of
+
+_T = TypeVar("_T")
 
 
 def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -199,8 +201,8 @@ class _Rerun(Segment):
         """
         check_leaf_data(self.leaves)
         since = born()
-        with _set_back(self.drawn), resumed(self._place):  # type: ignore[arg-type]
-            results = list(dict.fromkeys(_nodes(self.function())))
+        with resumed(self._place):  # type: ignore[arg-type]
+            results = _set_back(self.drawn, lambda: list(dict.fromkeys(_nodes(self.function()))))
         results = [node for node in results if node.requires_grad and node._birth > since]
         again = [_data(node) for node in results]
         if len(again) != len(self.data) or not all(map(_same, again, self.data)):
@@ -315,14 +317,18 @@ def _is_full(cell: Any) -> bool:
     return True
 
 
-@contextmanager
-def _set_back(drawn: Sequence[tuple[np.random.Generator, Any]]) -> Iterator[None]:
-    """Generators in the state they once had, and afterwards in their present one again."""
-    present = [copy.deepcopy(generator.bit_generator.state) for generator, _ in drawn]
-    try:
-        for generator, state in drawn:
+def _set_back(drawn: Sequence[tuple[np.random.Generator, Any]], do: Callable[[], _T]) -> _T:
+    """`do()` with generators in the state they once had, and then in their present one again."""
+    if not drawn:
+        return do()
+    present = [(g, copy.deepcopy(g.bit_generator.state)) for g, _ in drawn]
+
+    def put(states: Sequence[tuple[np.random.Generator, Any]]) -> None:
+        for generator, state in states:
             generator.bit_generator.state = state
-        yield
-    finally:
-        for (generator, _), state in zip(drawn, present, strict=True):
-            generator.bit_generator.state = state
+
+    def set_back() -> _T:
+        put(drawn)
+        return do()
+
+    return undone(set_back, lambda: put(present))

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import itertools
 import operator
-import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from tinygrad_bp.hooks import Hook, HookHandle, any_hooks, hooked, hooks_of
+from tinygrad_bp.interrupts import Write, commit_lock
 from tinygrad_bp.recording import Label, Observer, Scope, current_state, observers_of
 
 # --- nodes --------------------------------------------------------------------------------------
@@ -160,7 +160,16 @@ class Node:
 
     def zero_grad(self) -> None:
         """Forget the gradient: `grad` is None again, as before any sweep."""
-        self._grad = None
+        with commit_lock:
+            self._grad = None
+
+    def _grad_writes(self, gradient: Any) -> list[Write]:
+        """What sets the gradient, checked, or None, for `interrupts.write`."""
+        raise NotImplementedError
+
+    def _data_writes(self, data: Any) -> list[Write]:
+        """What sets a leaf's data, which nobody else holds, for `interrupts.write`."""
+        raise NotImplementedError
 
     def _seed(self, gradient: Any) -> Any:
         """The gradient that a sweep starts from at this node, checked."""
@@ -389,26 +398,41 @@ def _tell(observers: Sequence[Observer], step: Step, reached: set[Node]) -> None
     reached.update(edge.parent for edge in step.edges)
 
 
-_commit_lock = threading.Lock()
-_set_grad = vars(Node)["_grad"].__set__  # the slot's own setter, in C
+set_grad = vars(Node)["_grad"].__set__  # the slot's own setter, in C
 
 
 def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> None:
     """Sweep from `root` and commit the gradients: leaves accumulate, inner nodes are overwritten.
 
-    All arithmetic happens before the first write, and the writes are one call into C: Python
-    delivers an interrupt (Ctrl-C) before it or after it, never in the middle.
+    All arithmetic happens before the first write, and the writes happen together.
     """
     seed = _checked_seed(root, gradient)
     with root._arithmetic():
         flight, leaves = _swept(root, seed, leaves_only)
         if leaves_only:
             flight = {leaf: flight[leaf] for leaf in leaves}
-        with _commit_lock:
-            for leaf in leaves:
-                if leaf._grad is not None:
-                    flight[leaf] = leaf._grad + flight[leaf]
-            deque(map(_set_grad, flight.keys(), flight.values()), 0)
+        commit(flight, leaves)
+
+
+def leaf_gradients(root: Node, gradient: Any = None) -> dict[Node, Any]:
+    """What `backward` would add to each leaf, stored nowhere yet; see `commit`."""
+    seed = _checked_seed(root, gradient)
+    with root._arithmetic():
+        flight, leaves = _swept(root, seed, leaves_only=True)
+    return {leaf: flight[leaf] for leaf in leaves}
+
+
+def commit(gradients: dict[Node, Any], leaves: Iterable[Node]) -> None:
+    """Set gradients, all or none. Those of the leaves are added to what these have.
+
+    All sums are computed before the first write, and the writes are one call into C: Python
+    delivers an interrupt (Ctrl-C) before it or after it, never in the middle.
+    """
+    with commit_lock:
+        for leaf in leaves:
+            if leaf._grad is not None:
+                gradients[leaf] = leaf._grad + gradients[leaf]
+        deque(map(set_grad, gradients.keys(), gradients.values()), 0)
 
 
 def _checked_seed(root: Node, gradient: Any) -> Any:

@@ -26,8 +26,8 @@ class HookHandle:
         self._node = ref(node)
         self._number = next(_numbers)
         # A new dict each time: a sweep that is under way goes on with the old one.
-        _set_hooks(node, {**hooks_of(node), self._number: hook})
         any_hooks[:] = [True]
+        _set_hooks(node, {**hooks_of(node), self._number: hook})
 
     def remove(self) -> None:
         """Take the hook back. A second time it does nothing."""

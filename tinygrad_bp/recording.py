@@ -8,11 +8,13 @@ asyncio tasks do not disturb each other.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import CodeType, FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -158,10 +160,42 @@ def tell_read(node: Any) -> None:
             observer.read(node)
 
 
-class _Block:
-    """A `with` block that changes the state of recording, and puts it back."""
+class _Exit:
+    """`__exit__` of a block: looked up before the block is entered, and called after.
 
-    __slots__ = ("_inner", "_outer")
+    An interrupt may come when `__enter__` has done its work, or before `__exit__` has begun. In any
+    case the `with` statement then lets go of what was looked up, and nobody else refers to it; by
+    that the block knows that it was left.
+    """
+
+    def __get__(self, block: _Block | None, cls: type[_Block]) -> Callable[..., None]:
+        if block is None:
+            return _exit
+        leave = functools.partial(_exit, block)
+        if not hasattr(block, "_inner"):
+            block._guard = ref(leave, functools.partial(_dropped, block))
+        return leave
+
+
+class _Block:
+    """A `with` block that changes the state of recording, and puts it back.
+
+    It is put back also if an interrupt (Ctrl-C) comes while the block is being entered or left.
+    """
+
+    __slots__ = ("_guard", "_inner", "_outer")
+
+    if TYPE_CHECKING:
+        _guard: ref[Any] | None
+
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            trace: TracebackType | None,
+        ) -> None: ...
+    else:
+        __exit__ = _Exit()
 
     def _scope(self, outer: Scope | None) -> Scope | None:
         """The scope within the block, given that around it; None where nothing is recorded."""
@@ -196,23 +230,35 @@ class _Block:
         _state.set(self._inner)
         return self._entered()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _leave(self) -> bool:
+        """Put the state back, unless other blocks have changed it since; whether it was done."""
         inner, state = self._inner, self._outer
         in_order = _state.get() is inner
-        del self._inner
         if isinstance(inner, _Special):
             inner.closed = True
         while isinstance(state, _Special) and state.closed:
             state = state.outer
         if in_order:
             _state.set(state)
-        if not in_order and error is None:
-            raise RuntimeError("no_grad(), scope() and similar blocks were closed out of order")
+        del self._inner
+        self._guard = None  # it is not needed any more
+        return in_order
+
+
+def _dropped(block: _Block, _: Any) -> None:
+    block._guard = None
+    if hasattr(block, "_inner"):
+        block._leave()
+
+
+def _exit(
+    block: _Block,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    if not block._leave() and error is None:
+        raise RuntimeError("no_grad(), scope() and similar blocks were closed out of order")
 
 
 class _Mode(_Block):
@@ -222,7 +268,6 @@ class _Mode(_Block):
 
     def __call__(self, function: _F) -> _F:
         import copy
-        import functools
         import inspect
 
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -319,17 +364,17 @@ def call_in_scope(
         with scope(name, index):
             return function(*args, **kwargs)
     inner = Scope(name, index, outer)
-    _state.set(inner)
-    try:
+    try:  # an interrupt may come at any call in here
+        _state.set(inner)
         result = function(*args, **kwargs)
+        if _state.get() is not inner:
+            raise RuntimeError("no_grad() and scope() blocks were closed out of order")
+        _state.set(outer)
+        return result
     except BaseException:
         if _state.get() is inner:
             _state.set(outer)
         raise
-    if _state.get() is not inner:
-        raise RuntimeError("no_grad() and scope() blocks were closed out of order")
-    _state.set(outer)
-    return result
 
 
 def is_grad_enabled() -> bool:

@@ -24,6 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinygrad_bp import array_rules, rules
 from tinygrad_bp.array_rules import ArrayRule
+from tinygrad_bp.graph import set_grad
+from tinygrad_bp.interrupts import Write, write
 from tinygrad_bp.numpy_protocol import array_function, array_ufunc
 from tinygrad_bp.operators import FunctionMethods
 from tinygrad_bp.rules import Rule
@@ -55,13 +57,13 @@ class Values(FunctionMethods, _ObjectArray):
         numbers = as_array(data, "data")
         if numbers.shape != self.shape:
             raise ValueError(f"data: expected shape {self.shape}, got {numbers.shape}")
-        self._replace(numbers)
+        write(self._data_writes(numbers))
 
-    def _replace(self, array: NDArray[Any]) -> None:
+    def _data_writes(self, data: Any) -> list[Write]:
         if not self.is_leaf:
             raise ValueError("data: some of these Values were computed; only a leaf's can be set")
-        for value, number in zip(self.flat, array.flat, strict=True):
-            value.data = float(number)
+        pairs = zip(self.flat, data.flat, strict=True)
+        return [each for value, x in pairs for each in value._data_writes(x)]
 
     @property
     def grad(self) -> NDArray[np.float64] | None:
@@ -75,19 +77,20 @@ class Values(FunctionMethods, _ObjectArray):
 
     @grad.setter
     def grad(self, grad: ArrayLike | None) -> None:
-        if grad is None:
-            self.zero_grad()
-            return
-        numbers = as_array(grad, "grad")
+        write(self._grad_writes(grad))
+
+    def _grad_writes(self, gradient: Any) -> list[Write]:
+        if gradient is None:
+            return [(set_grad, value, None) for value in self.flat]
+        numbers = as_array(gradient, "grad")
         if numbers.shape != self.shape:
             raise ValueError(f"grad: expected shape {self.shape}, got {numbers.shape}")
-        for value, number in zip(self.flat, numbers.flat, strict=True):
-            value.grad = float(number)
+        pairs = zip(self.flat, numbers.flat, strict=True)
+        return [each for value, x in pairs for each in value._grad_writes(float(x))]
 
     def zero_grad(self) -> None:
         """Forget the elements' gradients."""
-        for value in self.flat:
-            value.grad = None
+        write(self._grad_writes(None))
 
     @property
     def requires_grad(self) -> bool:

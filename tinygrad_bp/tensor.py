@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
-from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born
+from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born, set_grad
+from tinygrad_bp.interrupts import Write, commit_lock, write
 from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
 from tinygrad_bp.recording import (
     ROOT,
@@ -475,10 +476,9 @@ class Tensor(Node):
             self._holders = _RECORDED
         return self._array
 
-    def _replace(self, array: Array) -> None:
-        """Take `array`, which nobody else holds, as this leaf's data."""
-        self._array = array
-        self._holders = _PRIVATE
+    def _data_writes(self, data: Any) -> list[Write]:
+        array = np.asarray(data, self._array.dtype)
+        return [(_set_array, self, array), (_set_holders, self, _PRIVATE)]
 
     @property
     def data(self) -> Array:
@@ -508,7 +508,7 @@ class Tensor(Node):
         array = as_array(data, "data", self._array.dtype)
         if array.shape != self._array.shape:
             raise ValueError(f"data: expected shape {self._array.shape}, got {array.shape}")
-        self._replace(array)
+        write(self._data_writes(array))
 
     @property
     def grad(self) -> Array | None:
@@ -522,19 +522,24 @@ class Tensor(Node):
             # nothing else refers to the array (only this slot, this name, and the call itself).
             alone = _COUNTED and type(grad) is np.ndarray and grad.base is None
             alone = alone and sys.getrefcount(grad) == 3
-            grad = grad if alone else np.array(grad)
-            self._grad = self._own_grad = grad
-        return grad  # type: ignore[no-any-return]
+            own = grad if alone else np.array(grad)
+            with commit_lock:
+                if self._grad is grad:  # and no other thread has added to it meanwhile
+                    self._grad = self._own_grad = own
+            return own
+        return grad
 
     @grad.setter
     def grad(self, grad: ArrayLike | None) -> None:
-        if grad is None or grad is self._own_grad:
-            self._grad = grad
-            return
-        array = as_array(grad, "grad", self._array.dtype)
+        write(self._grad_writes(grad))
+
+    def _grad_writes(self, gradient: Any) -> list[Write]:
+        if gradient is None or gradient is self._own_grad:
+            return [(set_grad, self, gradient)]
+        array = as_array(gradient, "grad", self._array.dtype)
         if array.shape != self._array.shape:
             raise ValueError(f"grad: expected shape {self._array.shape}, got {array.shape}")
-        self._grad = self._own_grad = array
+        return [(set_grad, self, array), (_set_own_grad, self, array)]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -769,3 +774,8 @@ class Tensor(Node):
         """The axes in another order, `transpose(1, 0)`; reversed, if none is given."""
         order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
         return array_rules.transpose(self, order or None)  # type: ignore[no-any-return]
+
+
+_set_array, _set_holders, _set_own_grad = (
+    vars(Tensor)[name].__set__ for name in ("_array", "_holders", "_own_grad")
+)

@@ -16,7 +16,8 @@ from numbers import Real
 from typing import Any
 
 from tinygrad_bp import floats, rules
-from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born
+from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born, set_grad
+from tinygrad_bp.interrupts import Write
 from tinygrad_bp.recording import ROOT, Scope, current_state, observers_of, resolve, tell_read
 from tinygrad_bp.rules import Rule
 
@@ -368,6 +369,12 @@ class Value(Node):
     def grad(self, grad: float | None) -> None:
         self._grad = None if grad is None else _number(grad, "grad")
 
+    def _grad_writes(self, gradient: Any) -> list[Write]:
+        return [(set_grad, self, None if gradient is None else _number(gradient, "grad"))]
+
+    def _data_writes(self, data: Any) -> list[Write]:
+        return [(_set_data, self, float(data))]
+
     def item(self) -> float:
         """The number, as a Python float."""
         return self.data
@@ -483,6 +490,8 @@ class Value(Node):
             method = _methods[rule] = makers.get(rule.arity, _general)(rule)
         return method(*operands)
 
+
+_set_data = vars(Value)["_data"].__set__
 
 _methods: dict[Rule, Callable[..., Any]] = {}
 

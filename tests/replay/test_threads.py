@@ -12,7 +12,7 @@ import pytest
 import tinygrad_bp as tb
 from tinygrad_bp import nn
 from tinygrad_bp.replay import pool, runner
-from tinygrad_bp.replay.drawing import held
+from tinygrad_bp.replay.drawing import holding
 
 
 def numbers(seed, *shape):
@@ -111,12 +111,15 @@ def test_a_shared_generator_is_drawn_from_by_one_call_at_a_time(often):
     assert mine.bit_generator.state == theirs.bit_generator.state
 
 
+def _taken(lock):
+    assert lock.acquire(timeout=1.0)
+
+
 @pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
 def test_who_holds_a_generator_can_draw_from_it(kind):
     """Also where its lock, as numpy's before 2.4, would keep out whoever holds it."""
     bits = SimpleNamespace(lock=kind())
-    with held([SimpleNamespace(bit_generator=bits)]):
-        assert bits.lock.acquire(timeout=1.0)
+    holding([SimpleNamespace(bit_generator=bits)], lambda: _taken(bits.lock))
 
 
 def test_two_threads_run_at_the_same_time():

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.interrupts import write
 from tinygrad_bp.recording import call_in_scope
 from tinygrad_bp.scalars import Values, values
 from tinygrad_bp.tensor import Tensor, as_array
@@ -68,8 +69,7 @@ class Module:
 
     def zero_grad(self) -> None:
         """Forget the gradient of every parameter."""
-        for parameter in self.parameters():
-            parameter.zero_grad()
+        write(each for p in self.parameters() for each in p._grad_writes(None))
 
     def modules(self) -> Iterator[Module]:
         """This module and all those within it, each once, from the outside inwards."""
@@ -93,7 +93,8 @@ class Module:
         """Set every parameter to the numbers of its name.
 
         Raises:
-            ValueError: a name is missing or unknown, or a shape differs; then nothing is set.
+            ValueError: a name is missing or unknown, or a shape differs; then nothing is set, and
+                if it is interrupted, all or nothing.
         """
         mine = dict(self.named_parameters())
         missing, unknown = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
@@ -108,8 +109,7 @@ class Module:
                 raise ValueError(
                     f"state[{name!r}]: expected shape {expected}, got {arrays[name].shape}"
                 )
-        for name, parameter in mine.items():
-            parameter.data = arrays[name].item() if isinstance(parameter, Value) else arrays[name]
+        write(each for name, p in mine.items() for each in p._data_writes(arrays[name]))
 
     def scalar_view(self: _M) -> _M:
         """A copy whose parameters are arrays of Values with the same numbers.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.interrupts import write
 from tinygrad_bp.optim.optimizer import gradient_of, positive
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor
@@ -40,8 +41,7 @@ def clip_grad_norm(parameters: Iterable[Any], max_norm: float) -> float:
             f"clip_grad_norm: the gradient's norm is {norm}; there is nothing to scale"
         )
     if norm > max_norm:
-        for p, g in graded:
-            p.grad = g / norm * max_norm
+        write(each for p, g in graded for each in p._grad_writes(g / norm * max_norm))
     return norm
 
 
@@ -59,8 +59,8 @@ def clip_grad_value(parameters: Iterable[Any], clip_value: float) -> None:
     graded = _graded(parameters)
     if any(np.isnan(g).any() for _, g in graded):
         raise ValueError("clip_grad_value: an entry of the gradient is nan")
-    for p, g in graded:
-        p.grad = np.clip(g, -clip_value, clip_value)
+    clipped = ((p, np.clip(g, -clip_value, clip_value)) for p, g in graded)
+    write(each for p, g in clipped for each in p._grad_writes(g))
 
 
 def _graded(parameters: Iterable[Any]) -> list[tuple[Any, Any]]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tinygrad_bp.interrupts import write
 from tinygrad_bp.optim.optimizer import Optimizer, at_least_zero
 
 
@@ -33,18 +34,17 @@ class LRScheduler:
         self.optimizer = optimizer
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
-        self.last_epoch = 0
-        self._apply()
+        self.base_lrs: list[float]
+        self.last_epoch: int
+        self._go_to(0, [group["initial_lr"] for group in optimizer.param_groups])
 
     def at(self, t: int, lr: float) -> float:
         """The rate after t steps, of one that is `lr` without a schedule."""
         raise NotImplementedError
 
     def step(self) -> None:
-        """Go on by one, and set the rates."""
-        self.last_epoch += 1
-        self._apply()
+        """Go on by one, and set the rates; if it is interrupted, both or neither."""
+        self._go_to(self.last_epoch + 1, self.base_lrs)
 
     def get_last_lr(self) -> list[float]:
         """The rate of each group."""
@@ -65,13 +65,12 @@ class LRScheduler:
         t, rates = _count(state["last_epoch"], "last_epoch", 0), list(state["base_lrs"])
         if len(rates) != len(self.base_lrs):
             raise ValueError(f"base_lrs: expected {len(self.base_lrs)} rates, got {len(rates)}")
-        self.base_lrs = [at_least_zero(rate, "base_lrs") for rate in rates]
-        self.last_epoch = t
-        self._apply()
+        self._go_to(t, [at_least_zero(rate, "base_lrs") for rate in rates])
 
-    def _apply(self) -> None:
-        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = self.at(self.last_epoch, lr)
+    def _go_to(self, t: int, base_lrs: list[float]) -> None:
+        pairs = zip(self.optimizer.param_groups, base_lrs, strict=True)
+        rates = [(dict.__setitem__, group, "lr", self.at(t, lr)) for group, lr in pairs]
+        write([*rates, (vars(self).update, {"last_epoch": t, "base_lrs": base_lrs})])
 
 
 class StepLR(LRScheduler):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinygrad_bp.interrupts import Write, write
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor, as_array
 from tinygrad_bp.value import Value
@@ -102,23 +103,24 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget every parameter's gradient."""
-        for p in self.parameters:
-            p.zero_grad()
+        write(each for p in self.parameters for each in p._grad_writes(None))
 
     def step(self) -> None:
-        """Move every parameter that has a gradient; those without are left alone."""
+        """Move every parameter that has a gradient; those without are left alone.
+
+        A step that fails or is interrupted has moved all of them, with what is remembered, or none.
+        """
         if not all(p.is_leaf for p in self.parameters):
             raise TypeError("a parameter is a leaf no longer: an element of it was computed")
-        moves = []
+        moves: list[Write] = []
+        state = dict(self.state)
         numbered = enumerate((p, group) for group in self.param_groups for p in group["params"])
         for i, (p, group) in numbered:
             gradient = gradient_of(p)
             if gradient is not None:
-                remembered = self.state.get(i, {})
-                moves.append((i, p, *self._update(_numbers(p), gradient, remembered, group)))
-        for i, p, numbers, remembered in moves:
-            _set(p, numbers)
-            self.state[i] = remembered
+                numbers, state[i] = self._update(_numbers(p), gradient, state.get(i, {}), group)
+                moves += p._data_writes(numbers)
+        write([*moves, (setattr, self, "state", state)])
 
     def _update(self, x: Any, g: Any, state: State, group: Group) -> tuple[Any, State]:
         """New numbers for x, whose gradient is g, and what to remember; changes nothing."""
@@ -174,9 +176,9 @@ class Optimizer:
         remembered = {
             i: self._checked_memory(i, memory) for i, memory in dict(state["state"]).items()
         }
-        for group, found in zip(self.param_groups, settings, strict=True):
-            group.update(found)
-        self.state = remembered
+        pairs = zip(self.param_groups, settings, strict=True)
+        changes: list[Write] = [(dict.update, group, found) for group, found in pairs]
+        write([*changes, (setattr, self, "state", remembered)])
 
     def _checked_memory(self, i: Any, memory: Mapping[str, Any]) -> State:
         parameters = self.parameters
@@ -208,15 +210,6 @@ def gradient_of(p: Any) -> Any:
 
 def _numbers(p: Any) -> Any:
     return p._array if isinstance(p, Tensor) else p.data
-
-
-def _set(p: Any, numbers: Any) -> None:
-    if isinstance(p, Value):
-        p.data = float(numbers)
-    else:
-        p._replace(
-            np.asarray(numbers, getattr(p, "dtype", None)) if isinstance(p, Tensor) else numbers
-        )
 
 
 # --- what settings may be ------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygrad_bp.interrupts import undone
 from tinygrad_bp.recording import current_state, observers_of
 from tinygrad_bp.replay.arguments import KEPT, Given, Parameters, put, put_rows
-from tinygrad_bp.replay.drawing import Hidden, held, restore, same, states
+from tinygrad_bp.replay.drawing import Hidden, holding, restore, same, states
 from tinygrad_bp.replay.program import Program
 from tinygrad_bp.replay.recorded import Engine, Gradient, Mode, Recording
 from tinygrad_bp.replay.surroundings import Surroundings
@@ -195,18 +196,20 @@ class Compiled:
         given = self._given(mode, args)
         if not given.generators:
             return self._replay(mode, args, given)
-        with held(given.generators):
-            return self._replay(mode, args, given)
+        return holding(given.generators, lambda: self._replay(mode, args, given))
 
     def _recording(self, mode: Mode, args: tuple[Any, ...]) -> Recording:
         """The record that holds for these arguments; generators are left as they are."""
         given = self._given(mode, args)
-        with held(given.generators):
+
+        def found() -> Recording:
             before = states(given.generators)
-            try:
-                return self._replay(mode, args, given)[0]
-            finally:
-                restore(given.generators, before)
+            return undone(
+                lambda: self._replay(mode, args, given)[0],
+                lambda: restore(given.generators, before),
+            )
+
+        return holding(given.generators, found)
 
     def _given(self, mode: Mode, args: tuple[Any, ...]) -> Given:
         """The arguments taken apart, and what else a record depends on."""

@@ -7,17 +7,18 @@ same order, so that results, and the generator's state after a call, are those o
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tinygrad_bp.replay.program import DRAWS, Draw
 from tinygrad_bp.replay.tracing import Recorder, is_traced
 from tinygrad_bp.tensor import _frozen as frozen
+
+_T = TypeVar("_T")
 
 
 class TracedGenerator(np.random.Generator):
@@ -99,19 +100,22 @@ def restore(generators: Sequence[np.random.Generator], before: Sequence[Any]) ->
 _turn = threading.RLock()
 
 
-@contextlib.contextmanager
-def held(generators: Sequence[np.random.Generator]) -> Iterator[None]:
-    """No other thread draws from them meanwhile: what is put back was not drawn by it.
+def holding(generators: Sequence[np.random.Generator], do: Callable[[], _T]) -> _T:
+    """`do()`, while no other thread draws from them: what is put back was not drawn by it.
 
     The lock of a generator keeps everybody else out. Before numpy 2.4 that is the one who holds it
     as well, who would wait for ever: there, it is compiled functions alone that take turns.
     """
     locks = (g.bit_generator.lock for g in generators)
     reentrant = (lock if isinstance(lock, type(_turn)) else _turn for lock in locks)
-    with contextlib.ExitStack() as stack:
-        for lock in sorted(reentrant, key=id):
-            stack.enter_context(lock)
-        yield
+    return _under(sorted(reentrant, key=id), do)
+
+
+def _under(locks: Sequence[Any], do: Callable[[], _T]) -> _T:
+    if not locks:
+        return do()
+    with locks[0]:  # written in C, so that no interrupt can leave it locked, as in an ExitStack
+        return _under(locks[1:], do)
 
 
 def same(a: Any, b: Any) -> bool:

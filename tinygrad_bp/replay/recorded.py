@@ -11,6 +11,7 @@ import numpy as np
 from tinygrad_bp.containers import elements_of, filled, leaves_of, like_elements, nodes_of, shaped
 from tinygrad_bp.differentiable import gradients_of
 from tinygrad_bp.graph import UNTRACKED
+from tinygrad_bp.interrupts import commit_lock, write
 from tinygrad_bp.replay import array_numpy, scalar_numpy
 from tinygrad_bp.replay.arguments import (
     Given,
@@ -249,14 +250,16 @@ class Recording:
         found = [leaf for _, leaf in leaves_of(args, "argument", further=True)]
         given = [as_given(leaf, self.program.kind) for leaf in found]
         leaves = [*(x for leaf in given for x in elements_of(leaf)), *self.captured]
+        for i in self.variables:
+            check_leaf(leaves[i])
         totals: dict[int, Any] = {}  # a leaf may be there twice
-        for i, g in zip(self.variables, gradients, strict=True):
-            leaf = leaves[i]
-            check_leaf(leaf)
-            before = totals[id(leaf)][1] if id(leaf) in totals else leaf.grad
-            totals[id(leaf)] = leaf, g if before is None else before + g
-        for leaf, total in totals.values():
-            leaf.grad = total
+        with commit_lock:
+            for i, g in zip(self.variables, gradients, strict=True):
+                leaf = leaves[i]
+                before = totals[id(leaf)][1] if id(leaf) in totals else leaf._grad
+                totals[id(leaf)] = leaf, g if before is None else before + g
+            pairs = totals.values()
+            write(each for leaf, total in pairs for each in leaf._grad_writes(total))
 
 
 def _numbers_in(leaf: Any) -> Sequence[float]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp import array_rules
+from tinygrad_bp.graph import commit, leaf_gradients
 from tinygrad_bp.nn.module import named
 from tinygrad_bp.recording import call_in_scope, is_grad_enabled, no_grad
 from tinygrad_bp.scalars import Values, values
@@ -169,6 +170,7 @@ def _back_propagate(window: deque[_Step], losses: int) -> None:
     """Sweep the graphs of the window from the last to the first, for the last few losses."""
     last = window[-1].number
     arriving: list[Any] = []  # the gradient by each part of a step's state, from the steps after it
+    totals: dict[Any, Any] = {}  # by leaf; added to their gradients in the end, all or none
     for step in reversed(window):
         roots = [step.loss] if step.number > last - losses else []
         # The derivative of Σ h·g by h is g: so it enters the sweep with what the loss hands down.
@@ -179,12 +181,26 @@ def _back_propagate(window: deque[_Step], losses: int) -> None:
         ]
         roots = [root for root in roots if isinstance(root, _NODES) and root.requires_grad]
         cut = step.number > 1  # the state before the first step is the caller's
-        if roots:
-            sum(roots[1:], start=roots[0]).backward(leaves_only=True)
-        arriving = [h.grad if cut and isinstance(h, _NODES) else None for h in step.before]
-        for h in step.before if cut else ():
-            if isinstance(h, _NODES):
-                h.zero_grad()
+        found = leaf_gradients(sum(roots[1:], start=roots[0])) if roots else {}
+        arriving = [_taken(h, found) if cut else None for h in step.before]
+        with np.errstate(all="ignore"):
+            for leaf, g in found.items():
+                totals[leaf] = totals[leaf] + g if leaf in totals else g
+    with np.errstate(all="ignore"):
+        commit(totals, totals)
+
+
+def _taken(h: Any, gradients: dict[Any, Any]) -> Any:
+    """The gradient of a state that is a leaf, taken out of those of all leaves."""
+    if isinstance(h, Values):
+        each = [gradients.pop(x, None) for x in h.flat]
+        if all(g is None for g in each):
+            return None
+        return np.array([0.0 if g is None else g for g in each]).reshape(h.shape)
+    if not isinstance(h, _NODES) or h not in gradients:
+        return None
+    g = gradients.pop(h)
+    return np.array(g) if isinstance(h, Tensor) else g
 
 
 def _pairs(sequence: Iterable[Any], targets: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.interrupts import undone, write
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.optim import LRScheduler, Optimizer, clip_grad_norm
@@ -41,6 +41,8 @@ from tinygrad_bp.training.plan import (
     stopping_of,
 )
 from tinygrad_bp.value import Value
+
+_T = TypeVar("_T")
 
 
 class Callback:
@@ -237,9 +239,12 @@ class _Loop:
     def run_to(self, epochs: int) -> None:
         """Train until so many epochs are done, or it is time to stop."""
         run = self.run
-        with _mode(run.model, training=True):
+
+        def epochs_left() -> None:
             while run.epoch < epochs and not run.stop:
                 self._epoch()
+
+        _in_mode(run.model, True, epochs_left)
         if self.plan.stopping and self.plan.stopping.restore_best and run.best is not None:
             run.model.load_state_dict(run.best)
 
@@ -333,31 +338,35 @@ class _Loop:
         plan, data = self.plan, self.plan.validation
         if data is None:
             return {}
-        total, outputs = 0.0, []
-        with no_grad(), _mode(self.run.model, training=False):
-            for start in range(0, len(data[0]), plan.batch_size):
-                batch = tuple(part[start : start + plan.batch_size] for part in data)
-                output = self.predict(*batch[:-1])
-                total += _number(plan.loss(output, batch[-1])) * len(batch[-1])
-                if plan.metrics:
-                    outputs.append(_outputs(output, len(batch[-1])))
+        with no_grad():
+            total, outputs = _in_mode(self.run.model, False, lambda: self._predicted(data))
         self._check_finite(total, f"validation loss: after epoch {self.run.epoch + 1}")
         numbers = {"val_loss": total / len(data[0])}
         for name, metric in plan.metrics.items():
             numbers[f"val_{name}"] = float(metric(np.concatenate(outputs), data[-1]))
         return numbers
 
+    def _predicted(self, data: Arrays) -> tuple[float, list[NDArray[Any]]]:
+        """The sum of the samples' losses; and the outputs, where there are metrics of them."""
+        plan, total, outputs = self.plan, 0.0, []
+        for start in range(0, len(data[0]), plan.batch_size):
+            batch = tuple(part[start : start + plan.batch_size] for part in data)
+            output = self.predict(*batch[:-1])
+            total += _number(plan.loss(output, batch[-1])) * len(batch[-1])
+            if plan.metrics:
+                outputs.append(_outputs(output, len(batch[-1])))
+        return total, outputs
 
-@contextmanager
-def _mode(model: Module, training: bool) -> Iterator[None]:
-    """Training mode, or not, of all modules within a model; afterwards each has its own again."""
+
+def _in_mode(model: Module, training: bool, do: Callable[[], _T]) -> _T:
+    """`do()` in training mode, or not; afterwards each module in the model has its own again."""
     before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
+
+    def in_mode() -> _T:
+        model.train(training)
+        return do()
+
+    return undone(in_mode, lambda: write((setattr, m, "training", mode) for m, mode in before))
 
 
 def _number(x: Any) -> float:
