@@ -17,7 +17,7 @@ import tinygrad_bp as tb
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.rules import RULES
 
-from . import Mismatch, programs
+from . import Mismatch, making, programs
 from .programs import Program, function_of, run, tensors, total, tracked
 from .wobble import agree, exactly, same_replay
 
@@ -30,7 +30,7 @@ EPS_32 = float(np.finfo(np.float32).eps)
 
 
 def generate(random: _random.Random) -> Program:
-    return programs.make(random)
+    return making.make(random)
 
 
 def smaller(program: Program) -> Iterator[Program]:
