@@ -159,6 +159,16 @@ class Asked:
     def _pairs(self):
         return zip(self.partials, self.xs, strict=True)
 
+    def without_condition(self, handed):
+        """A condition is handed nothing, and not 0 times what may be infinite."""
+        if not self.is_elementwise:
+            return handed
+        rule = RULES[self.step.name]
+        return [
+            torch.zeros_like(h) if partial is None else h
+            for h, partial in zip(handed, rule.partials, strict=True)
+        ]
+
 
 def _grad(z, leaves, g, keep=False):
     if not z.requires_grad:
@@ -256,7 +266,9 @@ class Comparison:
             if z._grad is None:
                 continue
             g = as_torch(z._grad)
-            handed, sizes = asked.handed(g), asked.sizes_of(g.abs())
+            handed, sizes = (
+                asked.without_condition(x) for x in (asked.handed(g), asked.sizes_of(g.abs()))
+            )
             for x, h, s in zip(step.operands, handed, sizes, strict=True):
                 if type(x) is int:
                     total, terms, dtypes = sums.get(x, (0.0, 0.0, set()))
