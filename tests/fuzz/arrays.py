@@ -17,7 +17,7 @@ import tinygrad_bp as tb
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.rules import RULES
 
-from . import Mismatch, programs
+from . import Mismatch, making, programs
 from .programs import Program, function_of, run, tensors, total, tracked
 from .wobble import agree, exactly, same_replay
 
@@ -30,7 +30,7 @@ EPS_32 = float(np.finfo(np.float32).eps)
 
 
 def generate(random: _random.Random) -> Program:
-    return programs.make(random)
+    return making.make(random)
 
 
 def smaller(program: Program) -> Iterator[Program]:
@@ -188,7 +188,8 @@ def _differences(program, results, gradients, v, tally):
     if not {step.name for step in program.steps} <= _smooth_names():
         tally["skipped: differences, not smooth"] += 1
         return
-    large = max((np.abs(z._array).max(initial=0.0) for z in results), default=0.0)
+    numbers = [*(z._array for z in results), *(leaf.array() for leaf in program.leaves)]
+    large = max(np.abs(x).max(initial=0.0) for x in numbers)  # a step is lost beside such a leaf
     if large > 1e6 or any(leaf.dtype != "float64" for leaf in program.leaves):
         tally["skipped: differences, too large or float32"] += 1
         return

@@ -21,8 +21,9 @@ import tinygrad_bp as tb
 from tinygrad_bp import replay
 from tinygrad_bp.rules import RULES
 
-from . import Mismatch, programs
-from .programs import Maker, Step, tidied
+from . import Mismatch, making, programs
+from .making import Maker
+from .programs import Step, tidied
 from .wobble import agree, same_replay
 
 ROWS = 64  # of a batch
@@ -77,7 +78,7 @@ def generate(random: _random.Random) -> Program:
 
 def _arrays(random):
     optimize = random.random() < 0.4
-    body = unrolled(random) if optimize and random.random() < 0.4 else programs.make(random)
+    body = unrolled(random) if optimize and random.random() < 0.4 else making.make(random)
     mode = random.choices(["value", "value_and_grad", "backward", "file"], [1, 5, 3, 1])[0]
     return Program(body, "array", "numpy", mode, optimize, _captured(random, body, mode))
 
@@ -93,7 +94,7 @@ def _captured(random, body, mode):
 def numbers(random, family=None):
     """A program of single numbers; with a family of operations, for numba."""
     rules = family or sorted(RULES)
-    body = programs.make(random, few=rules, wild=random.random() < 0.1)
+    body = making.make(random, few=rules, wild=random.random() < 0.1)
     mode = random.choices(["value", "value_and_grad", "backward", "file", "batch"], [1, 3, 2, 1, 5])
     engine = "numpy"
     if family is not None and has("numba"):
@@ -106,13 +107,13 @@ def numbers(random, family=None):
 def _with_all(body, rules):
     """The program, after one operation of each kind."""
     first = [Step("sigmoid", (~0,)), Step("multiply", (0, 0.5)), Step("add", (1, 0.3))]
-    for name in rules:
-        first.append(Step(name, (1, 2, 1)[: RULES[name].arity]))
+    first += [Step(name, (1, 2, 1)[: RULES[name].arity]) for name in rules]
     n = len(first)
-    rest = [
-        step._replace(operands=tuple(x + n if type(x) is int and x >= 0 else x for x in step.operands))
-        for step in body.steps
-    ]  # fmt: skip
+
+    def later(x):
+        return x + n if type(x) is int and x >= 0 else x
+
+    rest = [s._replace(operands=tuple(map(later, s.operands))) for s in body.steps]
     return tidied(body._replace(steps=(*first, *rest)))
 
 
@@ -282,9 +283,12 @@ def _is_tracked(program):
 def _compare(program, arrays, got, expected, tally):
     value, gradients = expected
     got_value, replayed = got
-    if program.kind == "number" and _near(got_value, value):
-        if all(_near(g, gradients[i] or 0.0) for i, g in replayed.items()):
-            return
+    if (
+        program.kind == "number"
+        and _near(got_value, value)
+        and all(_near(g, gradients[i] or 0.0) for i, g in replayed.items())
+    ):
+        return
     pairs = []
     for i, g in replayed.items():
         if gradients[i] is None:  # a replay tells nothing of whether a leaf takes part

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import tinygrad_bp as tb
+from tinygrad_bp import array_rules, arrays as arrays_of_numpy
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.rules import RULES
 
 pytest.importorskip("torch", reason="PyTorch is the oracle")
 
-from . import Mismatch, arrays, programs, torch_oracle
+from . import Mismatch, arrays, making, programs, torch_oracle
 from .programs import Leaf, Program, Step
 from .shrinking import execute, fails, shrunk
 
@@ -27,7 +28,7 @@ def first_failure(kind, count):
 
 def test_every_operation_is_drawn_and_known_to_the_oracle():
     assert torch_oracle.missing() == set()
-    assert set(programs.CHOICES) == {*ARRAY_RULES, *programs.FUNCTIONS}
+    assert set(making.CHOICES) == {*ARRAY_RULES, *programs.FUNCTIONS}
 
 
 def test_programs_are_those_of_their_seed():
@@ -80,27 +81,35 @@ def without_repeats(g, index, shape):
     return result
 
 
+def untransposed(m, g, y, x, axes=None):
+    return m.transpose(g, axes) if g.shape == x.shape else m.reshape(g, x.shape)
+
+
+def summed(m, g, y, x, *arguments):
+    return array_rules.sum_dx(m, g, y, x, *arguments)
+
+
+def forwards(m, g, y, x, axis=None):
+    return m.reshape(m.cumsum(g, axis or 0), x.shape)
+
+
+def quotient(m, g, y, x, axis=None, keepdims=False):
+    g, y = (array_rules._restore(m, z, x, axis, keepdims) for z in (g, y))
+    return m.azmul(g, m.divide(y, x + 1e-9))
+
+
 BROKEN = {
     "a partial": partial("tanh", 0, lambda m, x, y: 1.0 - y),
     "a sign": partial("subtract", 1, 1.0),
     "a small term": partial("hypot", 0, lambda m, x, y, z: m.divide(x, z) + 1e-6 * y),
     "ties": partial("maximum", 0, lambda m, x, y, z: m.where(x >= y, 1.0, 0.0)),
-    "repeated indices": (tb.arrays, "scatter", without_repeats),
-    "not transposed": pullback("transpose", 0, lambda m, g, y, x, axes=None: m.transpose(g, axes)
-                               if g.shape == x.shape else m.reshape(g, x.shape)),  # fmt: skip
-    "a mean that is a sum": pullback(
-        "mean", 0, lambda m, g, y, x, *args: tb.array_rules.sum_dx(m, g, y, x, *args)
-    ),
-    "the other way round": pullback(
-        "cumsum", 0, lambda m, g, y, x, axis=None: m.reshape(m.cumsum(g, axis or 0), x.shape)
-    ),
-    "zeros in a product": pullback(
-        "prod", 0, lambda m, g, y, x, axis=None, keepdims=False: m.azmul(
-            tb.array_rules._restore(m, g, x, axis, keepdims),
-            m.divide(tb.array_rules._restore(m, y, x, axis, keepdims), x + 1e-9)),
-    ),
-    "a value": (tb.arrays, "take", lambda x, i, axis=None: np.take(np.abs(x), i, axis)),
-}  # fmt: skip
+    "repeated indices": (arrays_of_numpy, "scatter", without_repeats),
+    "not transposed": pullback("transpose", 0, untransposed),
+    "a mean that is a sum": pullback("mean", 0, summed),
+    "the other way round": pullback("cumsum", 0, forwards),
+    "zeros in a product": pullback("prod", 0, quotient),
+    "a value": (arrays_of_numpy, "take", lambda x, i, axis=None: np.take(np.abs(x), i, axis)),
+}
 
 
 @pytest.mark.parametrize("how", BROKEN)

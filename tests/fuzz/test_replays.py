@@ -12,7 +12,7 @@ from tinygrad_bp.replay import passes
 from tinygrad_bp.replay.arguments import data_of
 from tinygrad_bp.rules import RULES
 
-from . import Mismatch, programs, replays
+from . import Mismatch, making, replays
 from .shrinking import execute, fails, shrunk
 
 MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
@@ -52,13 +52,13 @@ def test_replays_by_jax():
     pytest.importorskip("jax", reason="the engine's package")
     tally = Counter()
     for k in range(6 * MANY):
-        body = programs.make(random.Random(f"jax {k}"), wild=False, dtype="float64")
+        body = making.make(random.Random(f"jax {k}"), wild=False, dtype="float64")
         replays.check(replays.Program(body, engine="jax", calls=9), tally)
     assert tally["replays of arrays by jax"] > 20
 
 
 def test_families_have_every_rule():
-    assert sorted(sum(replays.FAMILIES, [])) == sorted(RULES)
+    assert sorted(name for family in replays.FAMILIES for name in family) == sorted(RULES)
 
 
 # --- broken on purpose --------------------------------------------------------------------------

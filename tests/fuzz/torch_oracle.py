@@ -1,9 +1,9 @@
 """PyTorch's answer for every operation, one at a time, on the numbers that the engine computed.
 
 Each operation is asked for its result and for what it hands to its operands, given the engine's own
-operands and the engine's own gradient of the result. If all of these agree, and the gradients of the
-nodes are the sums of what they are handed, then by induction every value and gradient is right. And
-no rounding of an earlier operation is magnified on the way to the comparison, however badly
+operands and the engine's own gradient of the result. If all of these agree, and the gradients of
+the nodes are the sums of what they are handed, then by induction every value and gradient is right.
+And no rounding of an earlier operation is magnified on the way to the comparison, however badly
 conditioned the program is.
 """
 
@@ -19,241 +19,15 @@ from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.rules import RULES
 
 from . import Mismatch, programs
-
-torch.set_num_threads(1)
-F = torch.nn.functional
-
-# --- the operations, PyTorch's ------------------------------------------------------------------
-
-
-def _azmul(g, d):
-    return g * d  # where d is infinite, see EXPLAINED
-
-
-ELEMENTWISE = {
-    "absolute": torch.abs,
-    "add": torch.add,
-    "arccos": torch.arccos,
-    "arcsin": torch.arcsin,
-    "arctan": torch.arctan,
-    "arctan2": torch.arctan2,
-    "azmul": _azmul,
-    "clip": torch.clamp,
-    "cos": torch.cos,
-    "cosh": torch.cosh,
-    "divide": torch.divide,
-    "elu": lambda x, alpha: torch.where(x > 0, x, alpha * torch.expm1(torch.clamp(x, max=0.0))),
-    "erf": torch.erf,
-    "erfc": torch.erfc,
-    "exp": torch.exp,
-    "expm1": torch.expm1,
-    "gelu": lambda x: 0.5 * x * torch.erfc(-math.sqrt(0.5) * x),
-    "hypot": torch.hypot,
-    "leaky_relu": lambda x, slope: torch.where(x > 0, x, slope * x),
-    "log": torch.log,
-    "log1p": torch.log1p,
-    "log_sigmoid": F.logsigmoid,
-    "logaddexp": torch.logaddexp,
-    "maximum": torch.maximum,
-    "minimum": torch.minimum,
-    "multiply": torch.multiply,
-    "negative": torch.negative,
-    "positive": torch.positive,
-    "power": torch.pow,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "silu": F.silu,
-    "sin": torch.sin,
-    "sinh": torch.sinh,
-    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
-    "sqrt": torch.sqrt,
-    "square": torch.square,
-    "subtract": torch.subtract,
-    "tan": torch.tan,
-    "tanh": torch.tanh,
-    "where": lambda condition, x, y: torch.where(condition != 0, x, y),
-}
-
-# Where PyTorch computes the derivative as a difference, such as 1 - y², its error is as large as
-# the roundings of 1; the tails are compared elsewhere, with numbers of many digits.
-DIFFERENCES = frozenset(
-    [
-        *("tanh", "sigmoid", "softplus", "log_sigmoid", "logaddexp", "silu", "gelu", "elu"),
-        *("expm1", "log1p", "erf", "erfc", "tan", "arcsin", "arccos"),
-    ]
+from .torch_operations import (
+    DIFFERENCES,
+    ELEMENTWISE,
+    STRUCTURAL,
+    dim_of,
+    mean,
+    softmax,
+    structural,
 )
-
-
-def _dim(x, axis):
-    if axis is None:
-        return tuple(range(x.dim()))
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    return tuple(a % x.dim() for a in axes) if x.dim() else ()
-
-
-def _reduced(function):
-    """A reduction that PyTorch has along axes; over none of them it does nothing."""
-
-    def reduction(x, axis=None, keepdims=False):
-        dim = _dim(x, axis)
-        return function(x, dim, keepdims) if dim else x * 1.0
-
-    return reduction
-
-
-def _lined_up(x, axis):
-    """x with the axes to reduce as one, the last."""
-    dim = _dim(x, axis)
-    kept = [i for i in range(x.dim()) if i not in dim]
-    y = x.permute((*kept, *dim))
-    count = math.prod(x.shape[i] for i in dim)
-    return y.reshape(*(x.shape[i] for i in kept), count)
-
-
-def _with_ones(y, x, axis, keepdims):
-    if not keepdims:
-        return y
-    dim = _dim(x, axis)
-    return y.reshape([1 if i in dim else n for i, n in enumerate(x.shape)])
-
-
-def _on_rows(function):
-    """A reduction that PyTorch has along one axis only."""
-
-    def reduction(x, axis=None, keepdims=False):
-        return _with_ones(function(_lined_up(x, axis)), x, axis, keepdims)
-
-    return reduction
-
-
-def _var(x, axis=None, ddof=0, keepdims=False):
-    rows = _lined_up(x, axis)
-    count = rows.shape[-1]
-    deviation = rows - rows.sum(-1, keepdim=True) / count if count else rows
-    total = (deviation * deviation).sum(-1)
-    return _with_ones(total / torch.tensor(float(count - ddof)), x, axis, keepdims)
-
-
-def _mean(x, axis=None, keepdims=False):
-    rows = _lined_up(x, axis)
-    return _with_ones(rows.sum(-1) / torch.tensor(float(rows.shape[-1])), x, axis, keepdims)
-
-
-def _softmax(x, axis=-1):
-    dim = _dim(x, axis)
-    if not dim:
-        return torch.softmax(x.reshape(1), 0).reshape(()) if not x.dim() else x * 0.0 + 1.0
-    return torch.exp(x - torch.amax(x, dim, keepdim=True).detach()) / _exps(x, dim)
-
-
-def _exps(x, dim):
-    return torch.exp(x - torch.amax(x, dim, keepdim=True).detach()).sum(dim, keepdim=True)
-
-
-def _log_softmax(x, axis=-1):
-    dim = _dim(x, axis)
-    if not dim:
-        return x * 0.0
-    return x - torch.amax(x, dim, keepdim=True).detach() - torch.log(_exps(x, dim))
-
-
-def _places(function):
-    """An operation that only moves elements: numpy moves their numbers, PyTorch the elements."""
-
-    def operation(x, *arguments):
-        numbers = function(np.arange(x.numel()).reshape(tuple(x.shape)), *arguments)
-        numbers = torch.from_numpy(np.array(numbers, order="C"))
-        return x.reshape(-1)[numbers.reshape(-1)].reshape(numbers.shape)
-
-    return operation
-
-
-def _scatter(x, index, shape):
-    places = np.asarray(np.arange(math.prod(shape)).reshape(shape)[index])
-    flat = torch.zeros(math.prod(shape), dtype=x.dtype)
-    where = torch.from_numpy(places.reshape(-1).copy())
-    return flat.index_add(0, where, x.expand(places.shape).reshape(-1)).reshape(shape)
-
-
-def _pad(x, pad_width, constant_values=0.0):
-    pairs = np.broadcast_to(pad_width, (x.dim(), 2))[::-1].reshape(-1).tolist()
-    return F.pad(x, pairs, value=constant_values) if x.dim() else x * 1.0
-
-
-def _triangle(function):
-    return lambda x, k=0: function(x if x.dim() > 1 else x.expand(len(x), len(x)), k)
-
-
-def _squeeze(x, axis=None):
-    dim = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else _dim(x, axis)
-    return x.reshape([n for i, n in enumerate(x.shape) if i not in dim])
-
-
-def _linear(x, W, b):
-    return torch.matmul(x, W) + b
-
-
-def _contract(*operands_and_formula):
-    *operands, formula = operands_and_formula
-    if "->" in formula:
-        return torch.einsum(formula, *operands)
-    letters = [c for c in formula.replace(".", "") if c != ","]
-    once = "".join(sorted({c for c in letters if letters.count(c) == 1}))
-    return torch.einsum(f"{formula}->{'...' if '.' in formula else ''}{once}", *operands)
-
-
-STRUCTURAL = {
-    "astype": lambda x, dtype: x * 1.0,
-    "broadcast_to": lambda x, shape: x.expand(shape),
-    "concatenate": lambda *xs: torch.cat(xs[:-1], xs[-1]),
-    "contract": _contract,
-    "cumsum": lambda x, axis=None: torch.cumsum(
-        x if axis is not None else x.reshape(-1), axis or 0
-    ),
-    "expand_dims": _places(np.expand_dims),
-    "flip": _places(np.flip),
-    "getitem": _places(lambda x, index: x[index]),
-    "linear": _linear,
-    "log_softmax": _log_softmax,
-    "logsumexp": _reduced(torch.logsumexp),
-    "matmul": torch.matmul,
-    "max": _reduced(torch.amax),
-    "mean": _mean,
-    "min": _reduced(torch.amin),
-    "norm": _on_rows(lambda rows: torch.linalg.vector_norm(rows, dim=-1)),
-    "pad": _pad,
-    "prod": _on_rows(lambda rows: torch.prod(rows, -1)),
-    "reshape": lambda x, shape: x.reshape(shape),
-    "scaled_sum": lambda x, factor: factor * x.sum(),
-    "scatter": _scatter,
-    "softmax": _softmax,
-    "squeeze": _squeeze,
-    "stack": lambda *xs: torch.stack(xs[:-1], xs[-1]),
-    "sum": _reduced(torch.sum),
-    "take": _places(np.take),
-    "take_along_axis": _places(np.take_along_axis),
-    "transpose": lambda x, axes=None: x.permute(
-        tuple(range(x.dim())[::-1] if axes is None else [a % x.dim() for a in axes])
-    ),
-    "tril": _triangle(torch.tril),
-    "triu": _triangle(torch.triu),
-    "var": _var,
-    # Functions of programs.FUNCTIONS
-    "one_hot": lambda x, indices, classes: x * F.one_hot(torch.tensor(indices).long(), classes),
-    "row": lambda x, which: x[which],
-    "split": _places(lambda x, sections, axis, which: np.split(x, sections, axis)[which]),
-}
-
-SEQUENCES = {"concatenate", "stack"}
-
-
-def _structural(step):
-    """PyTorch's function of the operands."""
-    function, arguments = STRUCTURAL[step.name], programs.arguments_of(step)
-    if step.name in SEQUENCES and not arguments:
-        arguments = (0,)
-    return lambda *xs: function(*xs, *arguments)
-
 
 # --- how large the terms are, whose roundings are the error -------------------------------------
 
@@ -266,19 +40,19 @@ ABSOLUTE = frozenset(STRUCTURAL) - {
 
 def _terms_of_var(step, x, z, a):
     axis, ddof, _ = (*step.arguments, None, 0, False)[:3] if step.arguments else (None, 0, False)
-    deviation = x.abs() + _restored(_mean(x.abs(), axis), x, axis)
+    deviation = x.abs() + _restored(mean(x.abs(), axis), x, axis)
     count = max(_count(x, axis) - ddof, 1)
-    value = _restored(_mean(deviation**2, axis), x, axis) * _count(x, axis) / count
+    value = _restored(mean(deviation**2, axis), x, axis) * _count(x, axis) / count
     pulled = 2.0 * _restored(a, x, axis) * deviation / count
     return value.reshape(z.shape) if value.numel() == z.numel() else z, [pulled]
 
 
 def _count(x, axis):
-    return math.prod(x.shape[i] for i in _dim(x, axis))
+    return math.prod(x.shape[i] for i in dim_of(x, axis))
 
 
 def _restored(y, x, axis):
-    dim = _dim(x, axis)
+    dim = dim_of(x, axis)
     return y.reshape([1 if i in dim else n for i, n in enumerate(x.shape)])
 
 
@@ -286,29 +60,29 @@ def _terms_of_softmax(step, x, z, a):
     axis = step.arguments[0] if step.arguments else -1
     spread = 1.0 + _spread(x, axis)
     weighted = a * z
-    dim = _dim(x, axis)
+    dim = dim_of(x, axis)
     total = weighted.sum(dim, keepdim=True) if dim else weighted
     return z * spread, [(weighted + total * z) * spread]
 
 
 def _spread(x, axis):
     """How far x is from its maximum: its rounding is that of the exponent."""
-    dim = _dim(x, axis)
+    dim = dim_of(x, axis)
     return (x - (torch.amax(x, dim, keepdim=True) if dim else x)).abs()
 
 
 def _terms_of_log_softmax(step, x, z, a):
     axis = step.arguments[0] if step.arguments else -1
-    dim = _dim(x, axis)
+    dim = dim_of(x, axis)
     total = a.sum(dim, keepdim=True) if dim else a
     return z.abs() + _spread(x, axis) + 1.0, [a + torch.exp(z) * total * (1.0 + z.abs())]
 
 
 def _terms_of_logsumexp(step, x, z, a):
     axis = step.arguments[0] if step.arguments else None
-    shares = _softmax(x, axis) * _restored(a, x, axis) * (1.0 + _spread(x, axis))
+    shares = softmax(x, axis) * _restored(a, x, axis) * (1.0 + _spread(x, axis))
     # log(total) + peak: both count
-    peak = torch.amax(x, _dim(x, axis), keepdim=True) if x.dim() else x
+    peak = torch.amax(x, dim_of(x, axis), keepdim=True) if x.dim() else x
     return z.abs() + peak.abs().reshape(z.shape), [shares]
 
 
@@ -351,7 +125,7 @@ class Asked:
                 self.terms = sum(x.detach().abs() for x in self.leaves)
         else:
             self.leaves = [x.detach().clone().requires_grad_() for x in xs]
-            function = _structural(step)
+            function = structural(step)
             self.z = function(*self.leaves)
             if step.name in ABSOLUTE:
                 self.absolute = [x.detach().abs().requires_grad_() for x in xs]
@@ -384,6 +158,16 @@ class Asked:
 
     def _pairs(self):
         return zip(self.partials, self.xs, strict=True)
+
+    def without_condition(self, handed):
+        """A condition is handed nothing, and not 0 times what may be infinite."""
+        if not self.is_elementwise:
+            return handed
+        rule = RULES[self.step.name]
+        return [
+            torch.zeros_like(h) if partial is None else h
+            for h, partial in zip(handed, rule.partials, strict=True)
+        ]
 
 
 def _grad(z, leaves, g, keep=False):
@@ -482,7 +266,9 @@ class Comparison:
             if z._grad is None:
                 continue
             g = as_torch(z._grad)
-            handed, sizes = asked.handed(g), asked.sizes_of(g.abs())
+            handed, sizes = (
+                asked.without_condition(x) for x in (asked.handed(g), asked.sizes_of(g.abs()))
+            )
             for x, h, s in zip(step.operands, handed, sizes, strict=True):
                 if type(x) is int:
                     total, terms, dtypes = sums.get(x, (0.0, 0.0, set()))
@@ -506,7 +292,11 @@ class Comparison:
         if grad is None:
             grad = np.zeros(node.shape)
         like = [np.zeros((), d) for d in dtypes]
-        consumers = [(j, s) for j, s in enumerate(self.program.steps) if k in s.operands]
+        consumers = [
+            (j, s)
+            for j, s in enumerate(self.program.steps)
+            if any(type(x) is int and x == k for x in s.operands)
+        ]
         ok_terms = terms if hasattr(terms, "numpy") else as_torch(terms)
         expected, terms = total, ok_terms
         got = np.asarray(grad)
@@ -595,6 +385,9 @@ EXPLAINED = {
     ),
     "clip between equal bounds: the bound's here, nobody's there": lambda d: (
         d.name == "clip" and bool(np.equal(d.data[1], d.data[2]).any())
+    ),
+    "prod at nan: the product of the others here, nan there": lambda d: (
+        d.name == "prod" and d.has(np.isnan) and np.isnan(d.expected).all()
     ),
     "a reduction of nan": lambda d: (
         d.name in STRUCTURAL and d.has(np.isnan) and np.isnan(d.got).all()
