@@ -464,3 +464,21 @@ LOST = {
 def test_bits_that_were_lost(case):
     f, data_sets = LOST[case]
     agrees_on(weighted(f), data_sets)
+
+
+def test_what_is_computed_from_leaves_alone_keeps_its_place_among_the_uses():
+    """The order of a leaf's uses is the order in which its gradient is added up."""
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(3, 50))
+
+    def f(x):
+        first = w * 1.7  # known to the record when it meets x, after the next
+        second = tb.sum((w + x) * weights[0])
+        return second + tb.sum(tb.tanh(w) * weights[1]) + tb.sum(first * weights[2] * x)
+
+    x = random.normal(size=50)
+    w = tb.Tensor(random.normal(size=50))
+    f(tb.Tensor(x)).backward()
+    expected, w.grad = w.grad, None
+    tb.compile(f, optimize=False).backward(x)
+    np.testing.assert_array_equal(w.grad, expected)

@@ -83,7 +83,8 @@ class Recorder(GrowingTape, Observer):
                 if not node.is_leaf and not self.was_here(node):
                     self.leaf(node)  # refuses it
                 if id(node) not in self._known and not node.is_leaf:
-                    self._known[id(node)] = self._again(node)
+                    self._known[id(node)] = again = self._again(node)
+                    again._birth = node._birth  # so that gradients are added in the same order
                     self._held.append(node)
             return self._known[id(x)]
         if not x.is_leaf:
@@ -94,6 +95,7 @@ class Recorder(GrowingTape, Observer):
         if x.rule is UNTRACKED and self.was_here(x):
             return x._data if isinstance(x, Value) else x._array  # made here: a constant
         self._known[id(x)] = given = input_like(self, x)
+        given._birth = x._birth  # before all that is computed from it
         self._held.append(x)
         self.leaves[given.number] = x
         self.leaf_inputs.append(given)
