@@ -13,6 +13,7 @@ from . import Mismatch, programs
 
 CLOSE = 1e-10  # of the largest number of an array: half a million roundings
 DELTA = 1e-11
+COARSE = 2**20  # times as much where there is float32, whose roundings are 2**29 times as large
 
 
 def exactly(what, got, expected):
@@ -63,23 +64,28 @@ def agree(what, program, got, expected, tally, arrays=None, of=None, nodes=None)
     for x, y in pairs:
         if x.shape != y.shape:
             raise Mismatch(f"{what}: shape {x.shape}, and not {y.shape}")
-    if all(close(x, y) for x, y in pairs):
+    most = CLOSE * _coarseness(program)
+    if all(close(x, y, most) for x, y in pairs):
         return
     spread = wobbled(program, arrays, of, nodes)
     for k, ((x, y), allowed) in enumerate(zip(pairs, spread, strict=True)):
         with np.errstate(all="ignore"):
-            near = np.abs(x - y) <= allowed + CLOSE * _size(y)
+            near = np.abs(x - y) <= allowed + most * _size(y)
             ok = near | (x == y) | (np.isnan(x) & np.isnan(y)) | np.isnan(allowed)
         if not ok.all():
             raise Mismatch(f"{what} {k}: {x[~ok][:3]}, and not {y[~ok][:3]}")
     tally[f"({what}: roundings magnified, or at a kink)"] += 1
 
 
-def close(x, y):
+def close(x, y, most=CLOSE):
     """Equal but for a part of the largest of them; infinities and nan in the same places."""
     with np.errstate(all="ignore"):
-        near = np.abs(x - y) <= CLOSE * _size(y)
+        near = np.abs(x - y) <= most * _size(y)
         return bool(np.all(near | (x == y) | (np.isnan(x) & np.isnan(y))))
+
+
+def _coarseness(program):
+    return COARSE if any(leaf.dtype == "float32" for leaf in program.leaves) else 1
 
 
 def _size(y):
@@ -98,12 +104,13 @@ def wobbled(program, arrays=None, of=None, nodes=None, times=6):
     random = np.random.default_rng(program.mark)
     of = programs.tracked(program) if of is None else of
     start = [leaf.array() for leaf in program.leaves] if arrays is None else arrays
+    delta = DELTA * _coarseness(program)
     runs = []
     for k in range(times):
 
         def moved(z, k=k):
             shape = getattr(z, "shape", ())
-            change = DELTA * random.uniform(-1.0, 1.0, shape or None) if k else 0.0
+            change = delta * random.uniform(-1.0, 1.0, shape or None) if k else 0.0
             return z * (1.0 + change)
 
         given = [np.asarray(moved(x)) for x in start]
