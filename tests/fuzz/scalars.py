@@ -427,7 +427,7 @@ def _exact(edges: Sequence[Edge], count: int, leaf: int) -> tuple[Fraction, Frac
     for result, operand, d, size in edges:
         if a[operand]:
             t[result] += Fraction(d) * t[operand]
-            a[result] += Fraction(size) * a[operand]
+            a[result] += Fraction(min(size, MAX)) * a[operand]
     lost = sum(a, Fraction(0)) * Fraction(SMALLEST)
     return t[-1], Fraction(ROUNDINGS * EPS * (count + 2)) * a[-1] + lost
 

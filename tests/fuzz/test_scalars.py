@@ -286,3 +286,10 @@ def test_a_gradient_that_is_lost_and_one_that_is_made_up_are_found(monkeypatch):
 
 def test_generate_uses_the_generator_it_is_given_alone():
     assert repr(generate(random.Random(4))) == repr(generate(random.Random(4)))
+
+
+@pytest.mark.parametrize("x", [0.0, 1.1125369292536007e-308])
+def test_a_bound_beyond_the_largest_float(x):
+    """Of an angle at a subnormal point the oracle's bound overflows, and not the derivative."""
+    leaves = ((x, True), (1.1125369292536007e-308, True))
+    check(Program(leaves, (("arctan2", (0, 1)),), False), Counter())
