@@ -386,7 +386,7 @@ class _OneByOne:
     ) -> None:
         """The same of one instruction, for which numpy computes a row, or one element."""
         of = self._of(i, rule)
-        places = of if here == i else [slice(j, j + 1) for j in of]
+        places: list[Any] = [j if here == i else slice(j, j + 1) for j in of]
         operands = [values[place] for place in places]
         for k, partial in enumerate(rule.partials):
             if flow >> k & 1:
