@@ -140,10 +140,13 @@ class Values(RuleBasedStateMachine):
         held = self.held()
         return held[-1 - place % len(held)]
 
+    def some(self, place, wanted):
+        """Mostly a node that something can be done to, now and then any."""
+        found = [node for node in self.held() if wanted(node)]
+        return found[-1 - place % len(found)] if found and place % 8 else self.at(place)
+
     def root(self, place):
-        """A node to differentiate, now and then one that cannot be."""
-        tracked = [node for node in self.held() if node.tracked]
-        return tracked[-1 - place % len(tracked)] if tracked and place % 8 else self.at(place)
+        return self.some(place, lambda node: node.tracked)
 
     def leaves(self):
         return [node for node in self.held() if node.leaf and node.tracked]
@@ -198,7 +201,9 @@ class Values(RuleBasedStateMachine):
         if naive.OPERATIONS[name].allowed(x.cell.data):
             self.result(apply(name, [x.value]), name, (x,))
 
-    @event(name=binary, i=places, y=st.one_of(places, numbers), swap=st.booleans(), op=st.booleans())
+    @event(
+        name=binary, i=places, y=st.one_of(places, numbers), swap=st.booleans(), op=st.booleans()
+    )
     def two_operands(self, name, i, y, swap, op):
         pair = (self.at(i), self.operand(y))
         pair = pair[::-1] if swap else pair
@@ -273,7 +278,7 @@ class Values(RuleBasedStateMachine):
 
     @event(i=places, x=numbers, wrong=st.booleans())
     def write(self, i, x, wrong):
-        node = self.at(i)
+        node = self.some(i, lambda node: node.leaf)
         if not node.leaf:
             with pytest.raises(ValueError, match="only a leaf's can be set"):
                 node.value.data = x
@@ -285,13 +290,14 @@ class Values(RuleBasedStateMachine):
 
     @event(i=places, x=st.one_of(st.none(), numbers))
     def set_grad(self, i, x):
-        node = self.at(i)
+        node = self.some(i, lambda node: node.grad is not None)
         node.value.grad = node.grad = x
 
     @event(i=places)
     def zero_grad(self, i):
-        self.at(i).value.zero_grad()
-        self.at(i).grad = None
+        node = self.some(i, lambda node: node.grad is not None)
+        node.value.zero_grad()
+        node.grad = None
 
     @event(i=places, factor=st.sampled_from([None, 2.0, -1.0, 0.0, 0.5]))
     def hook(self, i, factor):
@@ -474,6 +480,34 @@ class Values(RuleBasedStateMachine):
         for got, row in zip(second, run.hessian, strict=True):
             assert abs(got - row[k]) <= 1e-9 * largest
 
+    @rule(i=places, k=places)
+    def second_order(self, i, k):
+        """A gradient that is a node, swept again: mixed derivatives come to every leaf."""
+        lines, leaves = self.program(self.root(i))
+        arguments = [leaf for leaf in leaves if leaf.tracked]
+        if not lines or not arguments or any(leaf.value is None or leaf.hooks for leaf in leaves):
+            return
+        run = self.run(lines, [leaf.cell.data for leaf in leaves])
+        if run is None or not self.recording:
+            return
+        by = arguments[k % len(arguments)]
+        at, whole = leaves.index(by), function_of(lines, len(leaves))
+
+        def f(x):
+            return whole(*(x if leaf is by else leaf.value for leaf in leaves))
+
+        gradient = tb.grad(f, create_graph=True)(by.value)
+        self.close(gradient.data, run.gradient[at])
+        largest = max(1.0, *(abs(x) for row in run.hessian for x in row))
+        largest = max(largest, *(float(d.size) for d in run.gradient)) ** 2
+        if gradient.requires_grad:
+            gradient.backward()
+        for leaf, second in zip(leaves, run.hessian[at], strict=True):
+            got = (leaf.value.grad or 0.0) - (leaf.grad or 0.0)
+            assert abs(got - second * leaf.tracked) <= 1e-9 * largest
+            assert leaf.tracked or leaf.value.grad == leaf.grad
+            leaf.grad = leaf.value.grad
+
     @precondition(lambda self: len(self.compiled) < 3)
     @rule(i=places, j=places)
     def record(self, i, j):
@@ -536,7 +570,7 @@ class Values(RuleBasedStateMachine):
     @precondition(lambda self: len(self.nodes) < MOST - 4)
     @rule(i=places, j=places, names=st.lists(binary, min_size=1, max_size=3))
     def checkpoint(self, i, j, names):
-        x, y = self.at(i), self.at(j)
+        x, y = self.some(i, lambda node: node.leaf and node.tracked), self.at(j)
         a, b = x.cell.data, y.cell.data
         for name in names:
             if not naive.OPERATIONS[name].allowed(a, b):
@@ -662,4 +696,4 @@ class AnyOrder(Values):
 
 
 TestValues = AnyOrder.TestCase
-TestValues.settings = settings(max_examples=60, stateful_step_count=30)
+TestValues.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=30)

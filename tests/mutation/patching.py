@@ -44,6 +44,12 @@ def differing(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType
         yield old, new
 
 
+def in_functions(old: CodeType, new: CodeType) -> bool:
+    """Whether nothing differs in what a module or a class body does when it is run."""
+    pairs = differing(old, new)
+    return all(a.co_flags & _FUNCTION or _itself(a) == _itself(b) for a, b in pairs)
+
+
 def functions_of(path: str) -> dict[CodeType, list[FunctionType]]:
     """Every function there is whose code is from a file, by its code."""
     found: dict[CodeType, list[FunctionType]] = {}
@@ -58,10 +64,10 @@ def patched(functions: Any, module: ModuleType, old: CodeType, new: CodeType) ->
 
     What has been imported elsewhere by name, or has been computed at import, stays what it was.
     """
-    pairs = list(differing(old, new))
-    if any(a.co_flags & _FUNCTION == 0 and _itself(a) != _itself(b) for a, b in pairs):
+    if not in_functions(old, new):
         _transplanted(module, new)
         return False
+    pairs = list(differing(old, new))
     pairs = [(a, b) for a, b in pairs if a.co_flags & _FUNCTION]
     if any(a.co_freevars != b.co_freevars for a, b in pairs):
         return False

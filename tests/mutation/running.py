@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from .mutants import Mutant, Mutants
-from .patching import Finder, functions_of, patched
+from .patching import Finder, functions_of, in_functions, patched
 
 ROOT = Path(__file__).parents[2]
 TESTS = {
@@ -111,7 +111,9 @@ def statement_lines(source: str) -> dict[int, tuple[int, int]]:
     for node in ast.walk(ast.parse(source)):  # outer ones first
         if isinstance(node, ast.stmt):
             body = getattr(node, "body", None)
-            first = min((d.lineno for d in getattr(node, "decorator_list", ())), default=node.lineno)
+            first = min(
+                (d.lineno for d in getattr(node, "decorator_list", ())), default=node.lineno
+            )
             last = body[0].lineno - 1 if body else node.end_lineno
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.end_lineno:
                 for line in range(first, node.lineno):
@@ -220,7 +222,9 @@ class Runner:
             return {"by": "no program: a syntax error", "way": "none"}
         span = range(self.spans[mutant.line][0], self.spans[mutant.line][1] + 1)
         tests = [test for test, lines in self.lines.items() if not lines.isdisjoint(span)]
-        if not tests:  # run by none, or at import: a part of a rule's table entry, maybe
+        if not tests and self.imported.isdisjoint(span) and in_functions(self.original, code):
+            return {"by": None, "way": "run by no test"}
+        if not tests:  # run at import: a part of a rule's table entry, maybe
             tests = [test for test, lines in self.lines.items() if lines]
         tests.sort(key=lambda t: (-self.killers[span.start, t], self.seconds[t]))
         if tests:
