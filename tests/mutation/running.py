@@ -28,12 +28,28 @@ from .mutants import Mutant, Mutants
 from .patching import Finder, functions_of, in_functions, patched
 
 ROOT = Path(__file__).parents[2]
+os.environ["HYPOTHESIS_PROFILE"] = "mutation"  # a failure is enough, it need not be small
 TESTS = {
-    "graph": ["tests/test_graph.py"],
-    "rules": ["tests/test_rules.py", "tests/test_rules_on_arrays.py"],
-    "array_rules": ["tests/test_array_rules.py"],
+    "graph": ["tests/test_graph.py", "tests/test_graph_alone.py"],
+    "rules": [
+        "tests/test_rules.py",
+        "tests/test_rules_on_arrays.py",
+        "tests/test_rules_alone.py",
+    ],
+    "array_rules": ["tests/test_array_rules.py", "tests/test_array_rules_alone.py"],
 }
-OPTIONS = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--rootdir", str(ROOT)]
+OPTIONS = [
+    "-q",
+    "-s",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:faulthandler",
+    "-p",
+    "no:logging",
+    "--rootdir",
+    str(ROOT),
+]
 MEMORY = 6 << 30
 CERTAIN = "survived, as it stands in place"
 
@@ -261,9 +277,20 @@ class Runner:
         return (last[-1] if last else "patching") + how
 
 
+class _Hasty:
+    """Ends a forked process at the first failure, which nobody is going to read."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item: Any, call: Any) -> None:
+        error = call.excinfo
+        if error is not None and not error.errisinstance(pytest.skip.Exception):
+            os._exit(1)
+
+
 def run(items: list[Any], write: int) -> int:
     """Run tests until one fails; the name of each is written before."""
     session = items[0].session
+    session.config.pluginmanager.register(_Hasty())
     for i, item in enumerate(items):
         os.write(write, f"{item.nodeid}\n".encode())
         following = items[i + 1] if i + 1 < len(items) else None
