@@ -8,16 +8,15 @@ import test_state_machine_tensors
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tinygrad_bp import checkpointing, floats, graph, tensor, value
+from tinygrad_bp import checkpointing, differentiable, floats, graph, tensor, value
 from tinygrad_bp.graph import Node
 from tinygrad_bp.nn import Module
 from tinygrad_bp.optim import SGD, Optimizer, optimizer
-from tinygrad_bp.recording import Label
 from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.value import Value
 
 QUICKLY = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=25,
     derandomize=True,
     database=None,
@@ -52,8 +51,12 @@ def twice(hooked):
     return lambda node, g: hooked(node, hooked(node, g))
 
 
-def without_scope(node, text):
-    node._place = Label(text, graph.current_state()) if text else node.scope
+def constant(pulled):
+    def broken(*arguments):
+        g = pulled(*arguments)
+        return g.detach() if isinstance(g, Node) else g
+
+    return broken
 
 
 def read_only_the_first(self, state):
@@ -76,7 +79,7 @@ BREAKS = {
         ("hooks run twice", graph, "hooked", twice(graph.hooked)),
         ("detach does not", Value, "detach", lambda self: self + 0.0),
         ("a part is not looked after", checkpointing, "check_leaf_data", lambda leaves: None),
-        ("a label hides the scope", Node, "label", Node.label.setter(without_scope)),
+        ("second derivatives are lost", differentiable, "pulled", constant(differentiable.pulled)),
     ],
     "tensors": [
         ("what is recorded can be written", Tensor, "_read", lambda self: self._array),

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import coverage
 import pytest
 
 from .mutants import Mutant, Mutants
@@ -215,16 +216,22 @@ class Runner:
         self.say(f"{len(found)} tests in {sum(self.seconds.values()):.0f} s when traced")
 
     def _trace(self, kept: Path) -> int:
-        found = {}
+        tracer = coverage.Coverage(data_file=None, include=[str(self.path)])
+        seconds = {}
+        tracer.start()
         for test, item in self.items.items():
+            tracer.switch_context(test)
             begun = time.monotonic()
-            with _Lines(self.path) as seen:
-                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-            found[test] = (sorted(seen), time.monotonic() - begun)
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            seconds[test] = time.monotonic() - begun
             if self.session.testsfailed:
-                sys.stderr.write(test)
                 return 1
-        kept.write_text(json.dumps(found))
+        tracer.stop()
+        lines: dict[str, list[int]] = {test: [] for test in seconds}
+        for line, tests in tracer.get_data().contexts_by_lineno(str(self.path)).items():
+            for test in filter(None, tests):
+                lines[test].append(line)
+        kept.write_text(json.dumps({test: (lines[test], seconds[test]) for test in seconds}))
         return 0
 
     # --- a mutant -------------------------------------------------------------------------------
