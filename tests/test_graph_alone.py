@@ -1,6 +1,7 @@
 """The graph with nodes of its own: derivatives that are fractions, and no rule of the package."""
 
 import re
+import weakref
 from contextlib import contextmanager
 from fractions import Fraction
 
@@ -163,6 +164,40 @@ def test_gradients_are_returned_and_stored_nowhere():
         assert graph.gradients(d, Fraction(2), [b, other, a], order) == [30, None, 34]
     assert all(node._grad is None for node in (a, b, c, d))
     assert graph.gradients(d, Fraction(2), [c]) == [None]  # its memory was free to be used again
+
+
+def test_an_order_that_is_known_is_not_searched_again(monkeypatch):
+    a = Plain()
+    b = Plain((a, 2))
+    order = topological_order(b)
+    monkeypatch.setattr(graph, "_search", None)
+    assert graph.gradients(b, 3, [a], order) == [6]
+
+
+@pytest.mark.parametrize("leaves_only", [True, False])
+def test_gradients_of_inner_nodes_are_let_go_of_on_the_way(leaves_only):
+    """Where only the leaves' are wanted, an inner one lives until its node has been visited."""
+    made = []
+
+    class Local:
+        def __mul__(self, g):
+            made.append(weakref.ref(g))
+            return Counted(sum(x() is not None for x in made))
+
+    class Counted:
+        def __init__(self, alive):
+            self.alive = alive
+
+    class Root(Plain):
+        def _seed(self, gradient):
+            return Counted(0)
+
+    a = Plain()
+    b = a
+    for kind in (Plain, Plain, Plain, Plain, Root):
+        b = kind((b, Local()))
+    graph.backward(b, leaves_only=leaves_only)
+    assert a._grad.alive == (2 if leaves_only else 5)  # the last, and the one before it
 
 
 def test_arithmetic_is_done_where_the_root_wants_it():

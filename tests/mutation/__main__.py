@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=ROOT / ".mutation", help="a folder")
     parser.add_argument("--again", action="store_true", help="judge the survivors once more")
     parser.add_argument("--only", type=int, nargs="+", help="mutants, by number")
+    parser.add_argument("--every", type=int, default=1, help="each n-th mutant only, for a look")
     parser.add_argument("--survivors", action="store_true", help="list them, and run nothing")
     arguments = parser.parse_args()
     os.chdir(ROOT)
@@ -34,6 +35,7 @@ def main() -> int:
             os.fdopen(os.dup(1), "w"),
             Sure(limit=900.0),
             set(arguments.only) if arguments.only else None,
+            arguments.every,
         )
         code = pytest.main([*OPTIONS, *TESTS[arguments.module]], plugins=[runner])
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

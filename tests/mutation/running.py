@@ -148,7 +148,13 @@ class Runner:
     """Takes the place of pytest's loop over the tests."""
 
     def __init__(
-        self, name: str, results: Path, out: Any, sure: Any, wanted: set[int] | None
+        self,
+        name: str,
+        results: Path,
+        out: Any,
+        sure: Any,
+        wanted: set[int] | None,
+        every: int = 1,
     ) -> None:
         self.name = name
         self.path = file_of(name)
@@ -158,6 +164,7 @@ class Runner:
         self.out = out
         self.sure = sure
         self.wanted = wanted
+        self.every = every
         self.killers: Counter[tuple[int, str]] = Counter()
         self.import_lines = _Lines(self.path)  # of functions that run before any test does
         self.import_lines.__enter__()
@@ -180,7 +187,7 @@ class Runner:
         gc.freeze()  # what forked processes share stays shared
         done = self.done()
         self.spans = statement_lines(self.path.read_text())
-        for mutant in self.mutants.all:
+        for mutant in self.mutants.all[:: self.every]:
             if mutant.key in done or (self.wanted is not None and mutant.number not in self.wanted):
                 continue
             begun = time.monotonic()
