@@ -179,9 +179,10 @@ class _Rerun(Segment):
         return node
 
     def again(self, gradients: dict[int, Any]) -> tuple[list[Node], dict[Node, Any]]:
-        since, results = self.run_again()
+        since, results, (inside, outside) = self.run_again()
         wanted: dict[Node, Any] = {results[i]: g for i, g in gradients.items()}
-        inside, outside = _parts(wanted, since)
+        if len(wanted) < len(results):
+            inside, outside = _parts(wanted, since)
         if not set(outside) <= set(self.operands):
             raise RuntimeError(
                 "checkpoint: the function, run again, used other nodes than before; it must not "
@@ -190,11 +191,11 @@ class _Rerun(Segment):
         return inside, wanted
 
     def kept(self) -> tuple[list[Node], list[Node]]:
-        since, results = self.run_again()
-        return _parts(results, since)[0], results
+        _, results, (inside, _) = self.run_again()
+        return inside, results
 
-    def run_again(self) -> tuple[int, list[Any]]:
-        """The results, computed anew, and the number that the nodes on the way come after.
+    def run_again(self) -> tuple[int, list[Any], tuple[list[Node], list[Node]]]:
+        """The number that the new nodes come after, the results computed anew, and their `_parts`.
 
         Raises:
             RuntimeError: they are not what they were.
@@ -205,14 +206,15 @@ class _Rerun(Segment):
             results = list(dict.fromkeys(_nodes(self.function())))
         results = [node for node in results if node.requires_grad and node._birth > since]
         again = [_data(node) for node in results]
-        constants = _constants(_parts(results, since)[0], since)
+        parts = _parts(results, since)
+        constants = _constants(parts[0], since)
         pairs = ((again, self.data), (constants, self.constants))
         if not all(len(x) == len(y) and all(map(_same, x, y)) for x, y in pairs):
             raise RuntimeError(
                 "checkpoint: the function, run again, gave other numbers; it reads something that "
                 "has changed since, or draws random numbers of a generator it was not given"
             )
-        return since, results
+        return since, results, parts
 
 
 _THROUGH = _Through()
