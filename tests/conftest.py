@@ -7,7 +7,7 @@ for library in ("OPENBLAS", "MKL", "OMP"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+from hypothesis import HealthCheck, Phase, settings  # noqa: E402
 
 from tinygrad_bp.recording import ROOT, _state  # noqa: E402
 
@@ -17,6 +17,14 @@ QUIET = {
 }
 settings.register_profile("default", derandomize=True, max_examples=25, database=None, **QUIET)
 settings.register_profile("fuzz", max_examples=1500, **QUIET)
+settings.register_profile(
+    "mutation",
+    derandomize=True,
+    max_examples=25,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    **QUIET,
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

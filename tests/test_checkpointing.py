@@ -345,3 +345,29 @@ def test_an_error_in_the_second_run_changes_no_gradient():
     assert x.grad is None
     y.backward()
     assert x.grad == 12.0
+
+
+CONSTANTS = [
+    lambda u, c: u * c,
+    lambda u, c: c * u,
+    lambda u, c: u * (c * 2.0),  # a constant of the part's own making
+    lambda u, c: tb.where(c > 2.5, 3.0 * u, 2.0 * u),
+    lambda u, c: tb.checkpoint(lambda v: v * c, u) + u,
+]
+
+
+@pytest.mark.parametrize("kind", [tb.Value, lambda x, **options: tb.Tensor([x, 1.0], **options)])
+@pytest.mark.parametrize("part", CONSTANTS)
+def test_a_constant_that_was_written_to_is_noticed_though_the_result_is_the_same(part, kind):
+    u, c = kind(0.0), kind(2.0, requires_grad=False)
+    y = tb.checkpoint(lambda u: part(u, c), u)
+    seed = None if isinstance(u, tb.Value) else [1.0, 0.0]  # of the element that is zero
+    y.backward(seed)
+    before = np.array(u.grad)
+    c.data = c.data + 1.0
+    with pytest.raises(RuntimeError, match="run again, gave other numbers"):
+        y.backward(seed)
+    assert np.array_equal(u.grad, before)
+    c.data = c.data - 1.0
+    y.backward(seed)
+    assert np.array_equal(u.grad, 2.0 * before)

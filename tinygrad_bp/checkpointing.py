@@ -11,6 +11,7 @@ gradients are the same to the last bit.
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -137,7 +138,7 @@ class _Gradients(dict[int, Any]):
 class _Rerun(Segment):
     """A segment that is run again by calling its function."""
 
-    __slots__ = ("data", "drawn", "function", "leaves")
+    __slots__ = ("constants", "data", "drawn", "function", "leaves")
 
     def __init__(
         self,
@@ -158,6 +159,7 @@ class _Rerun(Segment):
                 "gradient can be given; make it outside, or with requires_grad=False"
             )
         self.leaves = {node: _data(node) for node in outside if node.rule is None}
+        self.constants = _constants(inside, since)
         self._birth, self._grad, self._place, self.rule = born(), None, scope, RULE
         self.x = self.dx = None
         self.y, self.dy = tuple((node, _THROUGH) for node in outside), MORE
@@ -179,9 +181,10 @@ class _Rerun(Segment):
         return node
 
     def again(self, gradients: dict[int, Any]) -> tuple[list[Node], dict[Node, Any]]:
-        since, results = self.run_again()
+        since, results, (inside, outside) = self.run_again()
         wanted: dict[Node, Any] = {results[i]: g for i, g in gradients.items()}
-        inside, outside = _parts(wanted, since)
+        if len(wanted) < len(results):
+            inside, outside = _parts(wanted, since)
         if not set(outside) <= set(self.operands):
             raise RuntimeError(
                 "checkpoint: the function, run again, used other nodes than before; it must not "
@@ -190,11 +193,11 @@ class _Rerun(Segment):
         return inside, wanted
 
     def kept(self) -> tuple[list[Node], list[Node]]:
-        since, results = self.run_again()
-        return _parts(results, since)[0], results
+        _, results, (inside, _) = self.run_again()
+        return inside, results
 
-    def run_again(self) -> tuple[int, list[Any]]:
-        """The results, computed anew, and the number that the nodes on the way come after.
+    def run_again(self) -> tuple[int, list[Any], tuple[list[Node], list[Node]]]:
+        """The number that the new nodes come after, the results computed anew, and their `_parts`.
 
         Raises:
             RuntimeError: they are not what they were.
@@ -205,12 +208,15 @@ class _Rerun(Segment):
             results = _set_back(self.drawn, lambda: list(dict.fromkeys(_nodes(self.function()))))
         results = [node for node in results if node.requires_grad and node._birth > since]
         again = [_data(node) for node in results]
-        if len(again) != len(self.data) or not all(map(_same, again, self.data)):
+        parts = _parts(results, since)
+        constants = _constants(parts[0], since)
+        pairs = ((again, self.data), (constants, self.constants))
+        if not all(len(x) == len(y) and all(map(_same, x, y)) for x, y in pairs):
             raise RuntimeError(
                 "checkpoint: the function, run again, gave other numbers; it reads something that "
                 "has changed since, or draws random numbers of a generator it was not given"
             )
-        return since, results
+        return since, results, parts
 
 
 _THROUGH = _Through()
@@ -237,12 +243,32 @@ def _parts(results: Iterable[Node], since: int) -> tuple[list[Node], list[Node]]
     return sorted(found, key=lambda node: node._birth), list(outside)
 
 
+def _constants(inside: Iterable[Node], since: int) -> list[Any]:
+    """What the nodes of a part have as operands besides tracked nodes, to be compared.
+
+    A derivative may depend on them where the result does not: `u * c` at u = 0. Arrays that the
+    part itself makes are not kept for it; a checksum is.
+    """
+    found: list[Any] = []
+    for node in inside:
+        if isinstance(node, _Rerun):
+            found += node.constants
+        elif node.dx is None or node.dy is MORE or (node.dy is None and node.y is not None):
+            for x, local in zip(node.operands, node.locals, strict=True):
+                if local is None:
+                    older = isinstance(x, Node) and x._birth < since
+                    data = _data(x) if isinstance(x, Node) else x
+                    is_made = isinstance(data, np.ndarray) and not older
+                    found.append(zlib.crc32(data.tobytes()) if is_made else data)
+    return found
+
+
 def _data(node: Any) -> Any:
     return node._data if isinstance(node, Value) else node._array
 
 
 def _same(x: Any, y: Any) -> bool:
-    return np.array_equal(x, y, equal_nan=True)
+    return x is y or np.array_equal(x, y, equal_nan=True)
 
 
 def _nodes(x: Any) -> Iterator[Any]:
