@@ -191,7 +191,8 @@ def _form(rule: str, operands: Sequence[Term]) -> str:
     holes = {int(i) for i, _ in _HOLE.findall(form)}
     if holes == set(range(len(operands))):
         return form
-    return f"{clean(rule)}({', '.join(f'{{{i}}}' for i in range(len(operands)))})"
+    name = clean(rule).replace("{", "⟨").replace("}", "⟩")  # no hole is in the name of a rule
+    return f"{name}({', '.join(f'{{{i}}}' for i in range(len(operands)))})"
 
 
 def _filled(form: str, fill: Callable[[str, bool], Line]) -> Line:
