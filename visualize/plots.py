@@ -21,7 +21,7 @@ from .themes import THEMES
 
 SUFFIXES = (".svg", ".png", ".pdf")
 FONT = "DejaVu Sans Mono"
-LONGEST_NAME = 40.0  # ems
+LONGEST_NAME = 20.0  # ems
 # Of curves: each has a contrast of at least 3 to either theme's background (WCAG, 1.4.11).
 COLOURS = ("#3d7fd1", "#d0472f", "#3f9a58", "#c77700", "#8a63d2", "#7b8794")
 
@@ -190,7 +190,7 @@ def curves(
     if log:
         axes.set_yscale("log")
     axes.xaxis.get_major_locator().set_params(integer=x is None)
-    axes.set_xlabel(_plain(xlabel), parse_math=False)
+    axes.set_xlabel(_plain(xlabel, 60.0), parse_math=False)
     return _with_legend(axes, plot, list(history), theme)
 
 
@@ -258,9 +258,9 @@ def _with_legend(axes: Any, plot: Plot, names: list[str], theme: str) -> Plot:
     return plot
 
 
-def _plain(name: Any) -> str:
+def _plain(name: Any, longest: float = LONGEST_NAME) -> str:
     """A name from anywhere: short, on one line; to be set with `parse_math=False`, as it is."""
-    return shorten(clean(str(name)), LONGEST_NAME)
+    return shorten(clean(str(name)), longest)
 
 
 def _by_lag(result: Any) -> tuple[list[int], list[float]]:
