@@ -25,7 +25,19 @@ OF_TABLES = {"align", "colspan", "scope", "form", "displaystyle", "columnalign",
 VOID = {"meta", "img", "br", "input", "hr", "link", "base"}
 COMMANDS = {
     *("providecommand", "lt", "gt", "paragraph", "begin", "end", "frac", "mathrm", "operatorname"),
-    *("delta", "theta", "partial", "sum", "odot", "top", "quad", "tanh", "backslash", "wedge", "sim"),
+    *(
+        "delta",
+        "theta",
+        "partial",
+        "sum",
+        "odot",
+        "top",
+        "quad",
+        "tanh",
+        "backslash",
+        "wedge",
+        "sim",
+    ),
     *("prime", "ast", "vert", "Vert", "lbrack", "rbrack", "mathord", "cdot", "ldots", "left"),
     *("right", "sqrt", "tau", "mathbf", "text", "hat", "sigma", "ge", "le"),
     *("\\", "{", "}", "$", "&", "#", "%", "_", ",", "[", "]"),
@@ -110,7 +122,9 @@ def html(piece, tags=frozenset(), attributes=frozenset()):
         for name, value in given.items():
             assert name in OF_TABLES | OF_DATA | shapes | attributes, (tag, name)
             if name in ("src", "href"):
-                assert re.match(r"data:image/svg\+xml;base64,[\w+/=]*$|[\w-]+\.svg$|#", value), value
+                assert re.match(r"data:image/svg\+xml;base64,[\w+/=]*$|[\w-]+\.svg$|#", value), (
+                    value
+                )
             elif name not in OF_DATA | {"xmlns"}:
                 assert ":" not in (value or ""), (name, value)
     return page
