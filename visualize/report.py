@@ -210,7 +210,7 @@ caption { text-align: left; padding: .3rem 0; font-weight: bold; }
 th, td { border-bottom: 1px solid LINE; padding: .2rem .7rem; text-align: left; }
 img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
 section { overflow-x: auto; } pre { overflow-x: auto; } .refused { color: QUIET; }
-math { font-size: 1.1rem; }
+math { font-size: 1.1rem; white-space: nowrap; }
 """
 
 

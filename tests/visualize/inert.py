@@ -22,6 +22,15 @@ TABLES = {
     *("small", "span"),
 }
 OF_TABLES = {"align", "colspan", "scope", "form", "displaystyle", "columnalign", "width", "class"}
+OF_PLAYER = {
+    *("html", "head", "meta", "title", "style", "body", "header", "main", "section", "h1"),
+    *("noscript", "button", "label", "output", "select", "option", "details", "summary", "bdi"),
+    *("script", "input"),
+}
+OF_CONTROLS = {
+    *("lang", "charset", "http-equiv", "name", "hidden", "for", "type", "min", "value", "open"),
+    *("selected", "aria-pressed", "aria-live", "aria-atomic", "tabindex"),
+}
 VOID = {"meta", "img", "br", "input", "hr", "link", "base"}
 COMMANDS = {
     *("providecommand", "lt", "gt", "paragraph", "begin", "end", "frac", "mathrm", "operatorname"),

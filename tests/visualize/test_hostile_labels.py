@@ -23,7 +23,7 @@ from tinygrad_bp.explain.markup import escaped_latex
 from tinygrad_bp.explain.tables import escaped
 from tinygrad_bp.text import clean, clean_lines
 from tinygrad_bp.training.history import History
-from tinygrad_bp.visualize import draw
+from tinygrad_bp.visualize import draw, play
 from tinygrad_bp.visualize.graphviz_layout import digraph
 from tinygrad_bp.visualize.page import _json
 
@@ -76,6 +76,20 @@ def test_pictures_in_time(text):
 def test_pictures_of_modules(text):
     root = check(draw(hostile.network(text)))
     assert displayed(text) in "\n".join(inert.texts(root, "title"))
+
+
+@pytest.mark.parametrize("text", few)
+def test_players(text):
+    y, _ = hostile.scalars(text)
+    player = play(y, title=text)
+    page = inert.html(player.html, inert.OF_PLAYER, inert.OF_CONTROLS)
+    assert displayed(text) in page.text
+    assert not set(player.text) & {"\x1b", "\x07", "\0", "\x9b", "\u202e"}
+
+
+def test_the_name_of_a_rule_that_looks_like_a_hole_is_its_name():
+    y = hostile.rule_called("{7} {0p} {y}")(tb.Value(3.0, "x"))
+    assert "L = {7} {0p} {y}(x) = {7} {0p} {y}(3) = 9" in play(y).text
 
 
 def test_pictures_of_programs():
@@ -201,6 +215,7 @@ def test_markdown_as_renderers_read_it(text):
     render = mistune.create_markdown(escape=False, plugins=known)
     for kind in ("scalars", "arrays"):
         written = explain.derive(GRAPHS[kind](text)[0])._repr_markdown_()
+        check_source(written)
         check_markdown(render(written))
 
 
@@ -209,6 +224,14 @@ def test_markdown_as_notebooks_show_it(text):
     exporters = pytest.importorskip("nbconvert.filters", reason="shows notebooks")
     derived = explain.derive(hostile.arrays(text)[0])
     check_markdown(exporters.markdown2html(derived.markdown()))
+
+
+def check_source(written):
+    """Nothing outside of formulas and code that GitHub or Jupyter would make one, or a link."""
+    rest = re.sub(r"^```\n.*?^```$", "", written, flags=re.DOTALL | re.MULTILINE)
+    rest = re.sub(r"^\$\$\n.*?^\$\$$", "", rest, flags=re.DOTALL | re.MULTILINE)
+    assert "$" not in rest
+    assert not re.search(r"[\w.+-]@|https?://|www\.", rest)  # GFM, 6.9: extended autolinks
 
 
 def check_markdown(written):
@@ -232,6 +255,7 @@ def test_markdown_of_a_text_is_the_text(text):
     mistune = pytest.importorskip("mistune", reason="reads Markdown")
     known = ["table", "url", "strikethrough", "footnotes", "math"]
     render = mistune.create_markdown(escape=False, plugins=known)
+    check_source(_inert(text))
     page = inert.html(render(f"So: {_inert(text)}."))
     assert page.text.strip() == f"So: {clean(text)}."
     assert {tag for tag, _ in page.elements} <= {"p", "span"}

@@ -21,10 +21,6 @@ from tinygrad_bp.visualize.report import report
 
 DRAWN = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><path d="M0 0h9v9z"/></svg>'
 FRAME = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "section", "header", "main"}
-PLAYER = {
-    *("noscript", "button", "label", "output", "select", "option", "details", "summary", "bdi"),
-    *("script", "input"),
-}
 
 
 def mixed(k=0):
@@ -104,7 +100,7 @@ def test_nothing_but_text(chrome, tmp_path, write):
     assert {*outside} <= {path.as_uri(), (tmp_path / "a.svg").as_uri()}
     found = chrome.run(ELEMENTS)
     tags = {name for name in found if name[0] != "@"}
-    own = PLAYER if "player" in write.__name__ else {"details", "summary", "a", "figure"}
+    own = inert.OF_PLAYER if "player" in write.__name__ else {"details", "summary", "a", "figure"}
     own = own | {"figcaption", "img", "svg"}
     assert tags <= FRAME | inert.TABLES | inert.MATHEMATICS | inert.SHAPES | own
     names = {name[1:] for name in found if name[0] == "@"}
