@@ -3,7 +3,6 @@
 The pages are opened in a browser by `test_hostile_pages`.
 """
 
-import html
 import json
 import re
 import warnings
@@ -345,7 +344,7 @@ def test_listings_for_the_terminal(text):
     y, w = hostile.scalars(text)
     model = hostile.network(text)
     history = History({text: [1.0, 2.0]})
-    for said in (repr(history), repr(y), repr(w)):
+    for said in (repr(history), repr(y), repr(w), repr(model)):
         assert not set(said) & {"\x1b", "\x07", "\0", "\x9b", "\u202e"}
     repr(history).encode()
-    assert displayed(text)[:3].strip() in clean(repr(model)) + html.unescape(repr(w))
+    assert displayed(text) in repr(model)
