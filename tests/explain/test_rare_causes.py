@@ -67,4 +67,4 @@ def test_a_rule_that_is_written_with_every_sign():
     assert "cube(x) = (x³ if x ≥ −2 ∧ x < 1; else −|" in found.text()
     assert "cube′(x) = (0 if x > 1 ∨ x ≤ −2; else 3 x²)" in found.text()
     (last,) = [equation for equation in found if equation.kind == "parameter"]
-    assert float(np.asarray(last.numbers)) == 0.75  # 3 · 0.5²
+    assert np.asarray(last.numbers).item() == 0.75  # 3 · 0.5²
