@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tinygrad_bp
+from tinygrad_bp.text import clean
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (ImportError, OSError, TypeError, ValueError) as error:
-        print(f"tinygrad-bp: {error}", file=sys.stderr)
+        print(f"tinygrad-bp: {clean(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -42,7 +43,7 @@ def _explain(options: argparse.Namespace) -> int:
     is_sequence = isinstance(losses, (list, tuple))
     loss = functools.reduce(operator.add, losses) if is_sequence and losses else losses
     written = report(loss, options.out, losses=losses if is_sequence else None, title=name)
-    print(f"written: {written}")
+    print(f"written: {clean(str(written))}")
     return 0
 
 

@@ -29,6 +29,16 @@ def clean(text: str) -> str:
     return text if text.isascii() else _tamed(text)
 
 
+def clean_lines(text: str) -> str:
+    """The same of a text of several lines, which keeps its lines and its spaces."""
+    return "\n".join(_whole(line) for line in text.expandtabs().splitlines())
+
+
+def _whole(line: str) -> str:
+    line = _DIRECTION.sub("", _ILLEGAL.sub("", line))
+    return line if line.isascii() else _tamed(line)
+
+
 def _tamed(text: str) -> str:
     """`text` with at most `_MARKS_KEPT` combining marks in a row."""
     kept: list[str] = []

@@ -19,6 +19,7 @@ import tinygrad_bp as tb
 from tinygrad_bp import datasets, nn
 from tinygrad_bp.files import write_whole
 from tinygrad_bp.optim import Adam, clip_grad_norm
+from tinygrad_bp.text import clean, clean_lines
 from tinygrad_bp.training import Callback, Run, accuracy, fit, progress, streams
 
 LEAST_TEXT = 5_000  # characters
@@ -33,16 +34,19 @@ class Page:
 
     def heading(self, text: str) -> None:
         """A section begins, here and on the terminal."""
+        text = clean(text)
         print(f"\n== {text}")
         self.parts.append(f"<h2>{html.escape(text)}</h2>")
 
     def say(self, text: str) -> None:
         """A line, here and on the terminal."""
+        text = clean(text)
         print(text)
         self.parts.append(f"<p>{html.escape(text)}</p>")
 
     def quote(self, text: str) -> None:
         """Text with its line breaks."""
+        text = clean_lines(text)
         print(text)
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
@@ -58,22 +62,29 @@ class Page:
     def finish(self) -> Path:
         """Write `index.html`."""
         path = self.out / "index.html"
-        write_whole(path, _PAGE.format(body="\n".join(self.parts)).encode())
+        from tinygrad_bp.visualize.policy import policy
+
+        # The pictures are beside the page: `file:` where it is opened, 'self' where it is served.
+        allowed = policy(_STYLE, images="'self' file:")
+        page = _PAGE.format(policy=allowed, style=_STYLE, body="\n".join(self.parts))
+        write_whole(path, page.encode())
         return path
 
 
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
+        color: #1a1a1a; background: #fff }
+h1, h2 { line-height: 1.2 }
+h2 { margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; white-space: pre-wrap }
+figure { margin: 1rem 0 } .wide { overflow-x: auto } img { display: block }
+figcaption { color: #555; font-size: .9rem }
+"""
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>tinygrad_bp: the tour</title>
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
-        color: #1a1a1a; background: #fff }}
-h1, h2 {{ line-height: 1.2 }}
-h2 {{ margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem }}
-pre {{ background: #f5f5f5; padding: .8rem; overflow-x: auto; white-space: pre-wrap }}
-figure {{ margin: 1rem 0 }} .wide {{ overflow-x: auto }} img {{ display: block }}
-figcaption {{ color: #555; font-size: .9rem }}
-</style></head><body>
+<style>{style}</style></head><body>
 <h1>tinygrad_bp: the tour</h1>
 {body}
 </body></html>
@@ -116,7 +127,7 @@ def tour(out: Path, data: Path | None = None) -> bool:
             check_everything(page),
         ]
     path = page.finish()
-    print(f"\n{time.perf_counter() - start:.0f} s. Open {path}")
+    print(f"\n{time.perf_counter() - start:.0f} s. Open {clean(str(path))}")
     return all(results)
 
 

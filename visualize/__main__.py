@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinygrad_bp.text import clean
 from tinygrad_bp.visualize.examples import write
 
 
@@ -19,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         for path in write(options.out):
-            print(path)
+            print(clean(str(path)))
     except OSError as error:
-        print(f"visualize: {error}", file=sys.stderr)
+        print(f"visualize: {clean(str(error))}", file=sys.stderr)
         return 2
     return 0
 

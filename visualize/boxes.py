@@ -279,7 +279,7 @@ def _parameters(contents: Sequence[Any]) -> str:
 def _formula(rule: str, operands: Sequence[str]) -> str:
     if rule in INFIX and len(operands) == 2:
         return f"{operands[0]} {INFIX[rule]} {operands[1]}"
-    return f"{rule}({', '.join(operands)})" if rule else ""
+    return f"{clean(rule)}({', '.join(operands)})" if rule else ""
 
 
 def _details(content: Any, kind: str, rule: str, thing: Thing) -> Iterator[str]:

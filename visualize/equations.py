@@ -161,10 +161,10 @@ def forward(rule: str, result: Term, operands: Sequence[Term], within: dict[int,
                 return write(operands[int(i)], protected)
             inner_rule, inner = within[int(i)]
             return _filled(
-                _form(inner_rule, inner), lambda j, p: write(inner[int(j)], p or protected)
+                *_form(inner_rule, inner), lambda j, p: write(inner[int(j)], p or protected)
             )
 
-        return _filled(_form(rule, operands), fill)
+        return _filled(*_form(rule, operands), fill)
 
     line = [*named(result.name), Part(" = "), *filled(_symbol)]
     if not all(np.size(x.data) > SMALL for x in operands):
@@ -184,19 +184,20 @@ def _number(term: Term, protected: bool) -> Line:
     return in_parentheses(part) if protected else [part]
 
 
-def _form(rule: str, operands: Sequence[Term]) -> str:
+def _form(rule: str, operands: Sequence[Term]) -> tuple[str, str]:
+    """What stands before, and the form: the name of a rule may look like a hole and is none."""
     if rule == "power" and operands[1].name == "2":
         rule, operands = "square", operands[:1]
     form = FORMS.get(rule, "")
     holes = {int(i) for i, _ in _HOLE.findall(form)}
     if holes == set(range(len(operands))):
-        return form
-    return f"{clean(rule)}({', '.join(f'{{{i}}}' for i in range(len(operands)))})"
+        return "", form
+    return clean(rule), f"({', '.join(f'{{{i}}}' for i in range(len(operands)))})"
 
 
-def _filled(form: str, fill: Callable[[str, bool], Line]) -> Line:
+def _filled(before: str, form: str, fill: Callable[[str, bool], Line]) -> Line:
     """A form with its holes filled by `fill(which, whether to protect a minus)`."""
-    line: Line = []
+    line: Line = [Part(before)]
     end = 0
     for hole in _HOLE.finditer(form):
         line += [Part(form[end : hole.start()]), *fill(hole[1], bool(hole[2]))]
@@ -255,6 +256,7 @@ def _local(use: Use) -> Line:
         return [Part("∂"), *named(y), Part("/∂"), *named(x)]
 
     return _filled(
+        "",
         forms[use.which],
         lambda i, _: _symbol(use.result if i == "y" else use.operands[int(i)], protected=True),
     )

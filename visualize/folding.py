@@ -22,7 +22,7 @@ from .things import Thing, kind_of, scope_of, uses_of
 
 FEWEST = 3  # regions that are folded into one box
 
-_NUMBERED = re.compile(r"^(.*?)(\d+)$")
+_NUMBERED = re.compile(r"^(.*[^0-9])([0-9]{1,18})$", re.DOTALL)
 
 Family = tuple[int, str, str]  # the level of the scopes, the path around them, their name
 
@@ -49,7 +49,7 @@ def numbered(scope: Scope) -> tuple[str, int] | None:
     if scope.index is not None:
         return scope.name, scope.index
     match = _NUMBERED.match(scope.name)
-    return (match[1], int(match[2])) if match and match[1] else None
+    return (match[1], int(match[2])) if match else None
 
 
 def folds_of(things: Sequence[Thing], steps: Mapping[Node, int]) -> Folded | None:

@@ -28,7 +28,7 @@ Collapse = int | Sequence[str] | None
 Keys = NDArray[np.int64]  # per thing the number of a key, -1 for none
 DEEP = 1_000_000  # a level below all scopes
 
-_ELEMENT = re.compile(r"^(.+)\[(\d+(?:, ?\d+)*)\]$", re.DOTALL)
+_ELEMENT = re.compile(r"^(.+)\[([0-9]{1,18}(?:, ?[0-9]{1,18})*)\]$", re.DOTALL)
 
 
 class Unit(NamedTuple):

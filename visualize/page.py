@@ -7,8 +7,6 @@ script and this style sheet, by their hashes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from html import escape
 from importlib.resources import files
@@ -18,6 +16,7 @@ import numpy as np
 
 from .consumers import section
 from .equations import figure, html
+from .policy import policy
 from .scene import Box, Scene
 from .story import Moment, Story, has_name
 from .summaries import UNASKED, summary
@@ -41,13 +40,9 @@ def page(story: Story, title: str, theme: str) -> str:
     """
     script = files(__package__).joinpath("player.js").read_text(encoding="utf-8")
     style = _colours(theme) + files(__package__).joinpath("player.css").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
     parts = {
         "title": escape(title),
-        "policy": policy,
+        "policy": policy(style, script),
         "style": style,
         "picture": render(_with_gradients(story), "LR", theme),
         "steps": "\n".join(_step(k, moment, story) for k, moment in enumerate(story.moments)),
@@ -69,11 +64,6 @@ def _colours(theme: str) -> str:
     names = ("background", "text", "quiet", "gradient", "visited", "asked", "raised", "line")
     declared = "".join(f"--{name}:{colours[name]};" for name in names)
     return f":root{{color-scheme:{theme};{declared}}}\n"
-
-
-def _hash(source: str) -> str:
-    digest = hashlib.sha256(source.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _json(data: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import write_bytes
+from .policy import policy
 from .scene import Scene
 
 # Nothing may be loaded and nothing may run: the page is a picture.
@@ -16,7 +17,7 @@ PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
 </head>
 <body>
@@ -80,7 +81,7 @@ class Picture:
         """The picture as a page of its own, with the listing; it needs no network."""
         title = escape(f"Computation graph of {self.scene.boxes[-1].name}"
                        if self.scene.boxes else "Computation graph")  # fmt: skip
-        return PAGE.format(title=title, svg=self.svg, text=escape(self.text))
+        return PAGE.format(policy=policy(), title=title, svg=self.svg, text=escape(self.text))
 
     def to_dot(self) -> Any:
         """The drawn boxes and edges as a `graphviz.Digraph`, for tools that read DOT.

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from .files import write_bytes
+from .text import clean, shorten
 from .themes import THEMES
 
 SUFFIXES = (".svg", ".png", ".pdf")
 FONT = "DejaVu Sans Mono"
+LONGEST_NAME = 20.0  # ems
 # Of curves: each has a contrast of at least 3 to either theme's background (WCAG, 1.4.11).
 COLOURS = ("#3d7fd1", "#d0472f", "#3f9a58", "#c77700", "#8a63d2", "#7b8794")
 
@@ -98,10 +100,11 @@ def heat_map(table: Any, *, theme: str = "light") -> Plot:
     _ticks(axes.set_yticks, whole.times)
     axes.set_xlabel("step k of the use")
     axes.set_ylabel("time t of the loss")
-    axes.set_title(f"log₁₀ ‖∂L(t)/∂{whole.name} via k‖")
+    title = f"log₁₀ ‖∂L(t)/∂{_plain(whole.name)} via k‖"
     if whole is not table:
-        title = "\n".join(textwrap.wrap(table.title, 36))
-        axes.set_title(f"{axes.get_title()}\n{title}")
+        title += "\n" + "\n".join(textwrap.wrap(table.title, 36))
+    axes.set_title(title, parse_math=False)
+    if whole is not table:
         for row, column in np.argwhere(whole.mask & ~table.mask):
             _hatch(axes, column, row, THEMES[theme]["text"])
     _colour_bar(axes, image, theme)
@@ -124,9 +127,9 @@ def norms_by_lag(results: Any, *, theme: str = "light") -> Plot:
     if not named:
         raise ValueError("norms_by_lag: expected at least one result, got an empty dict")
     axes, plot = _axes(theme)
-    for i, (name, result) in enumerate(named.items()):
+    for i, result in enumerate(named.values()):
         lags, means = _by_lag(result)
-        axes.plot(lags, means, marker="o", markersize=3.5, color=COLOURS[i % 6], label=name)
+        axes.plot(lags, means, marker="o", markersize=3.5, color=COLOURS[i % 6])
     axes.set_yscale("log")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("lag t − k")
@@ -151,7 +154,7 @@ def gradients(norms: Mapping[str, Sequence[float]], *, theme: str = "light") -> 
     axes, plot = _axes(theme, height=1.4 + 0.3 * len(norms))
     rows = np.array([list(row) for row in norms.values()], float)
     image = _image(axes, rows, theme, aspect="auto")
-    axes.set_yticks(range(len(norms)), [str(name) for name in norms])
+    axes.set_yticks(range(len(norms)), map(_plain, norms), parse_math=False)
     axes.set_xlabel("training step")
     axes.set_title("log₁₀ of the gradient's norm")
     _colour_bar(axes, image, theme)
@@ -181,13 +184,13 @@ def curves(
     if not history:
         raise ValueError("curves: expected at least one sequence of numbers, got an empty dict")
     axes, plot = _axes(theme)
-    for i, (name, numbers) in enumerate(history.items()):
+    for i, numbers in enumerate(history.values()):
         places = range(1, len(numbers) + 1) if x is None else x[: len(numbers)]
-        axes.plot(places, numbers, color=COLOURS[i % 6], label=name)
+        axes.plot(places, numbers, color=COLOURS[i % 6])
     if log:
         axes.set_yscale("log")
     axes.xaxis.get_major_locator().set_params(integer=x is None)
-    axes.set_xlabel(xlabel)
+    axes.set_xlabel(_plain(xlabel, 60.0), parse_math=False)
     return _with_legend(axes, plot, list(history), theme)
 
 
@@ -248,10 +251,16 @@ def _hatch(axes: Any, column: int, row: int, colour: str) -> None:
 def _with_legend(axes: Any, plot: Plot, names: list[str], theme: str) -> Plot:
     axes.grid(visible=True, color=THEMES[theme]["constant edge"], linewidth=0.4, alpha=0.6)
     if any(names):
-        legend = axes.legend(fontsize=9, frameon=False)
-        for text in legend.get_texts():
-            text.set_color(THEMES[theme]["text"])
+        # The names are set afterwards: matplotlib leaves out those that begin with an underscore.
+        legend = axes.legend(axes.lines, ["…"] * len(names), fontsize=9, frameon=False)
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set(text=_plain(name), parse_math=False, color=THEMES[theme]["text"])
     return plot
+
+
+def _plain(name: Any, longest: float = LONGEST_NAME) -> str:
+    """A name from anywhere: short, on one line; to be set with `parse_math=False`, as it is."""
+    return shorten(clean(str(name)), longest)
 
 
 def _by_lag(result: Any) -> tuple[list[int], list[float]]:

@@ -7,7 +7,6 @@ shown as text. A part that would be unreadable (a graph of thousands of nodes) s
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from tinygrad_bp.text import clean, number
 
 from . import draw
 from .files import write_text
+from .policy import policy
 from .themes import THEMES
 
 MOST_PARAMETERS = 24  # whose uses are listed
@@ -210,7 +210,7 @@ caption { text-align: left; padding: .3rem 0; font-weight: bold; }
 th, td { border-bottom: 1px solid LINE; padding: .2rem .7rem; text-align: left; }
 img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
 section { overflow-x: auto; } pre { overflow-x: auto; } .refused { color: QUIET; }
-math { font-size: 1.1rem; }
+math { font-size: 1.1rem; white-space: nowrap; }
 """
 
 
@@ -226,15 +226,13 @@ def page(title: str, parts: Iterator[Part], theme: str) -> str:
     for name, key in {"BACKGROUND": "background", "TEXT": "text", "LINE": "constant edge",
                       "QUIET": "quiet"}.items():  # fmt: skip
         style = style.replace(name, colours[key])
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'"
     heading = html.escape(clean(title))
     body = "\n".join(map(_section, parts))
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta http-equiv="Content-Security-Policy" content="{policy(style, images="data:")}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{heading}</title>
 <style>{style}</style>

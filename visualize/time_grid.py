@@ -17,7 +17,7 @@ from .scene import Box, Scene
 GIVEN, BEFORE, AFTER = "given", "before", "after"  # columns that are no steps
 Column = int | str
 
-_LAYER = re.compile(r"^(.*?\d+)(?:/|$)")
+_LAYER = re.compile(r"^(.*?\d)(?:/|$)")
 
 
 class Grid(NamedTuple):

@@ -368,3 +368,9 @@ def test_a_mask_of_numbers_is_refused():
     for module in (nn.MultiHeadAttention(E, H, rng=0), nn.TransformerBlock(E, H, rng=0)):
         with pytest.raises(TypeError, match=message):
             module(x, mask=np.zeros((3, 3)), lengths=[2])
+
+
+def test_values_must_be_as_many_as_keys():
+    q, k, v = (tb.Tensor(np.ones(shape)) for shape in [(2, 3), (4, 3), (5, 3)])
+    with pytest.raises(ValueError, match=r"S, d\) and v \(..., S, n\), got \(4, 3\) and \(5, 3\)"):
+        nn.scaled_dot_product_attention(q, k, v)

@@ -289,3 +289,19 @@ def test_the_divergence_refuses_what_is_no_distribution():
         nn.kl_divergence(tb.Tensor([[0.0, 0.0]]), [[0.5, 0.4]])
     with pytest.raises(ValueError, match=r"p: expected numbers in \[0, 1\]"):
         nn.kl_divergence(tb.Tensor([[0.0, 0.0]]), [[1.5, -0.5]])
+
+
+def test_targets_that_cannot_be():
+    o = tb.Tensor(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="y: a target that requires a gradient gets none here"):
+        nn.cross_entropy(o, tb.Tensor(np.full((2, 3), 1 / 3)))
+    compiled = tb.compile(lambda o, y: nn.cross_entropy(o, y, ignore_index=-100))
+    with pytest.raises(ValueError, match=r"a compiled function needs one in 0 ... 2, got -100"):
+        compiled(o, np.array([0, 1]))
+
+
+def test_a_weight_may_be_an_input_of_a_compiled_function():
+    x, w = np.array([1.0, -2.0]), np.array([3.0, 0.5])
+    compiled = tb.compile(lambda x, w: nn.squared_error(x, np.zeros(2), "sum", weight=w))
+    for weights in (w, np.array([1.0, 0.0])):  # the second time it is replayed
+        assert compiled(tb.Tensor(x), weights) == pytest.approx(0.5 * (x**2 @ weights))

@@ -23,7 +23,7 @@ from tinygrad_bp.explain.transforms import Fit, fits, named_factor, sentence
 from tinygrad_bp.graph import Node
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.text import number
+from tinygrad_bp.text import clean, number
 
 LARGE = 20_000  # nodes; beyond it the search ends with the first explanation
 MOST_ALSO = 3  # other explanations that are told
@@ -157,7 +157,7 @@ class Comparison(Shown):
 
     def __getitem__(self, name: str) -> Verdict:
         for verdict in self:
-            if verdict.name == name:
+            if verdict.name in (name, clean(name)):
                 return verdict
         raise KeyError(f"nothing was given for {name!r}")
 

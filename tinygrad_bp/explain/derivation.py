@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -188,7 +189,9 @@ class Derivation(Shown):
             blocks.append(f"### {heading}\n\n$$\n{self._aligned(equations)}\n$$")
             numbers = [line for e in equations for line in self._named_numbers(e)]
             if numbers:
-                blocks.append("\n".join(f"    {line}" for line in numbers))
+                # Fenced, because notebooks look for dollar signs in what is merely indented. No
+                # line can end it: those with a name go on behind it.
+                blocks.append("\n".join(["```", *numbers, "```"]))
         return "\n\n".join(blocks) + "\n"
 
     def _named_numbers(self, equation: Equation) -> list[str]:
@@ -260,9 +263,18 @@ def _cell(inner: str, align: str) -> str:
     return f'<td align="{align}">{inner}</td>'
 
 
+# What means something to Markdown, and where an address begins, which it would make a link.
+_MARKS = re.compile(r"[\\`*_{}\[\]<>#|$~&@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+
 def _inert(text: str) -> str:
-    """A text from anywhere, inert in Markdown."""
-    return "".join(f"&#{ord(c)};" if c in "\\`*_{}[]<>#|$~&" else c for c in clean(text))
+    """A text from anywhere, inert within a line of Markdown; for the elements see `escaped`."""
+    return _MARKS.sub(_entity, clean(text))
+
+
+def _entity(sign: re.Match[str]) -> str:
+    entity = f"&#{ord(sign[0])};"
+    return f"<span>{entity}</span>" if sign[0] in "$\\" else entity
 
 
 def _lines(x: Any, before: str) -> list[str]:

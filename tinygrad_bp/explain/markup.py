@@ -20,7 +20,7 @@ _GREEK = {
 _LATEX_LETTERS = {"ŷ": r"\hat{y}", "𝟏": r"\mathbf{1}"}
 # What means something to TeX, to Markdown, or to the HTML that Markdown may hold.
 _LATEX_ESCAPES = {
-    "\\": r"\backslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
+    "\\": r"\backslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&{}", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\wedge{}", "~": r"\sim{}", "<": r"\lt{}", ">": r"\gt{}",
     "`": r"\prime{}", " ": "~", "*": r"\ast{}", "|": r"\vert{}", "[": r"\lbrack{}",
     "]": r"\rbrack{}", "!": r"\mathord{!}",

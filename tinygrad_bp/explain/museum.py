@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from tinygrad_bp.explain import rounding
 from tinygrad_bp.explain.resweep import Graph
-from tinygrad_bp.explain.tables import Shown, Table
+from tinygrad_bp.explain.tables import Shown, Table, escaped
 from tinygrad_bp.explain.targets import Array, Target, parameters_of, target_of
 from tinygrad_bp.explain.wrong import DoesNotApplyError
 
@@ -72,7 +71,7 @@ class Mistake(Shown):
         return "\n".join([self.table.text(), *self.prose])
 
     def html(self) -> str:
-        return self.table.html() + "".join(f"<p>{html.escape(line)}</p>\n" for line in self.prose)
+        return self.table.html() + "".join(f"<p>{escaped(line)}</p>\n" for line in self.prose)
 
 
 class Museum(Shown):

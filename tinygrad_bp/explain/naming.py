@@ -16,8 +16,9 @@ from tinygrad_bp.graph import Node
 from tinygrad_bp.recording import Scope
 from tinygrad_bp.text import clean
 
-_ELEMENT = re.compile(r"^(.*?)\[(\d+(?:, ?\d+)*)?\]$", re.DOTALL)
-_STEP = re.compile(r"\((-?\d+)\)$")
+# A number of more digits counts nothing that could be recorded.
+_ELEMENT = re.compile(r"^(.*?)\[([0-9]{1,18}(?:, ?[0-9]{1,18})*)?\]$", re.DOTALL)
+_STEP = re.compile(r"\((-?[0-9]{1,18})\)$")
 
 
 class Place(NamedTuple):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinygrad_bp.text import clean, number
+from tinygrad_bp.text import clean, clean_lines, number
 
 SMALL = 6  # numbers of an array that are shown one by one
 MOST_ROWS = 60  # of a table that are shown; all are there to be read
+_MATHEMATICS = re.compile(r"[$\\]")
 
 
 class Shown:
@@ -25,7 +27,7 @@ class Shown:
 
     def html(self) -> str:
         """The same as a piece of HTML: no scripts, no styles of its own, every text escaped."""
-        return f"<pre>{html.escape(self.text())}</pre>"
+        return f"<pre>{html.escape(clean_lines(self.text()))}</pre>"
 
     def __str__(self) -> str:
         return self.text()
@@ -155,5 +157,9 @@ def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """A text from anywhere, inert in HTML."""
-    return html.escape(clean(text))
+    """A text from anywhere, inert in HTML.
+
+    Notebooks set what stands between dollar signs or backslashes as mathematics. It cannot reach
+    over the ends of an element: each of these signs is one of its own.
+    """
+    return _MATHEMATICS.sub(r"<span>\g<0></span>", html.escape(clean(text)))

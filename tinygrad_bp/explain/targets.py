@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from tinygrad_bp.explain.resweep import Flight, Graph, Use, operands_of
 from tinygrad_bp.graph import Node
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor
+from tinygrad_bp.text import clean
 from tinygrad_bp.value import Value
 
 Array = NDArray[Any]
@@ -94,7 +96,7 @@ def _assembled(name: str, elements: dict[tuple[int, ...], Node]) -> Target:
     """Elements of an array by their places; a list where some are not in the graph."""
     places = sorted(elements)
     shape = tuple(max(column) + 1 for column in zip(*places, strict=True))
-    if len(places) != np.prod(shape, dtype=int):
+    if len(places) != math.prod(shape):  # which does not overflow
         shape = (len(places),)
     return Target(name, [elements[place] for place in places], shape)
 
@@ -116,7 +118,7 @@ def target_of(key: Any, graph: Graph, model: Any = None) -> Target:
         if key not in parameters:
             return _by_name(key, graph)
         found = target_of(parameters[key], graph)
-        return Target(key, found.nodes, found.shape)
+        return Target(clean(key), found.nodes, found.shape)
     if isinstance(key, Values):
         nodes = list(key.flat)
         name = place_of(nodes[0]).name if nodes else ""
@@ -130,6 +132,7 @@ def target_of(key: Any, graph: Graph, model: Any = None) -> Target:
 
 
 def _by_name(name: str, graph: Graph) -> Target:
+    name = clean(name)  # as those in the graph are
     whole: list[Node] = []
     elements: dict[tuple[int, ...], Node] = {}
     for node, place in _places(graph).items():
@@ -146,9 +149,11 @@ def _by_name(name: str, graph: Graph) -> Target:
         return Target(name, whole, np.shape(graph.right[whole[0]]))
     if not whole:
         known = ", ".join(dict.fromkeys(place.name for place in _places(graph).values()))
-        told = f"there is no {name!r} in this graph; there are {known or 'no names'}"
+        told = f"there is no {name[:80]!r} in this graph; there are {known or 'no names'}"
         raise ValueError(told if len(told) <= 200 else f"{told[:198]} …")
-    raise ValueError(f"{len(whole)} nodes are called {name!r}: give the node itself, or a model")
+    raise ValueError(
+        f"{len(whole)} nodes are called {name[:80]!r}: give the node itself, or a model"
+    )
 
 
 def _places(graph: Graph) -> dict[Node, Place]:

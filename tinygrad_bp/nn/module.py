@@ -18,6 +18,7 @@ from tinygrad_bp.interrupts import write
 from tinygrad_bp.recording import call_in_scope
 from tinygrad_bp.scalars import Values, values
 from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.text import clean
 from tinygrad_bp.value import Value
 
 Parameter = Tensor | Values | Value
@@ -124,8 +125,9 @@ class Module:
         return copy.deepcopy(self, twins)
 
     def __repr__(self) -> str:
-        lines = [f"  {name}: {tuple(np.shape(p.data))}" for name, p in self.named_parameters()]
-        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+        named = self.named_parameters()
+        lines = [f"  {clean(name)}: {tuple(np.shape(p.data))}" for name, p in named]
+        return "\n".join([f"{clean(type(self).__name__)}(", *lines, ")"])
 
 
 def children(x: Any) -> list[tuple[str, Any]]:

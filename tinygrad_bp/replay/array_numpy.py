@@ -189,6 +189,7 @@ class Runner:
         """A name for an object in the code."""
         if callable(x):
             name = f"f{len(self._names)}_{getattr(x, '__name__', 'function').strip('<>_')}"
+            name = name if name.isidentifier() else f"f{len(self._names)}"
         else:
             name = f"{prefix}{len(self._names)}"
         self._names[name] = x

@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinygrad_bp.text import clean
+
 
 class History(dict[str, NDArray[np.float64]]):
     """The numbers of every epoch: arrays of shape (epochs,), by name.
@@ -40,7 +42,7 @@ class History(dict[str, NDArray[np.float64]]):
         """A table of the first and the last epochs, and the best."""
         rows = range(self.epochs)
         shown = [*rows] if len(rows) <= 10 else [*rows[:3], None, *rows[-6:]]
-        table = [["epoch", *self]]
+        table = [["epoch", *map(clean, self)]]
         for i in shown:
             numbers = ["…"] * len(self) if i is None else [f"{x[i]:.4g}" for x in self.values()]
             table.append(["…" if i is None else str(i + 1), *numbers])
