@@ -15,9 +15,9 @@ VISUALIZE = Path(__file__).parent.parent / "visualize"
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [
-    {"recording", "hooks", "text", "files"},
+    {"recording", "hooks", "text", "files", "arguments"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
-    {"operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
+    {"failures", "operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
     {"differentiable", "series"},
     {
         "nn",
@@ -45,7 +45,7 @@ ENGINES = {
     "replay.jax_engine": {"jax"},
     "replay.jax_rules": {"jax"},
 }
-NO_NUMPY = {"recording", "hooks", "text", "graph", "rules", "floats", "value"}
+NO_NUMPY = {"recording", "hooks", "text", "arguments", "graph", "rules", "floats", "value"}
 ONLY_WHEN_ASKED_FOR = {
     "graphviz",
     "pygraphviz",

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from types import CodeType, FrameType, TracebackType
 from typing import Any, TypeVar
 
+from tinygrad_bp.arguments import integer, text
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -289,8 +291,9 @@ class scope(_Block):
     __slots__ = ("index", "name")
 
     def __init__(self, name: str, index: int | None = None) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"scope: name must be a str, got {type(name).__name__}")
+        text(name, "scope: name")
+        if index is not None:
+            integer(index, "scope: index")
         self.name = name
         self.index = index
 

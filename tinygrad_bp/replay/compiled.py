@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygrad_bp.arguments import choice, flag, wrong_kind
 from tinygrad_bp.recording import current_state, observers_of
 from tinygrad_bp.replay.arguments import KEPT, Given, Parameters, put, put_rows
 from tinygrad_bp.replay.drawing import Hidden, held, restore, same, states
@@ -78,16 +79,15 @@ def compile(
         >>> step(3.0), step.value_and_grad(4.0), step.value_and_grad(5.0)
         (10.0, (17.0, 8.0), (26.0, 10.0))
     """
-    if on_branch not in ("record", "raise"):
-        raise ValueError(f"on_branch: expected 'record' or 'raise', got {on_branch!r}")
-    if engine not in ("numpy", "numba", "jax"):
-        raise ValueError(f"engine: expected 'numpy', 'numba' or 'jax', got {engine!r}")
+    choice(on_branch, "on_branch", ("record", "raise"))
+    choice(engine, "engine", ("numpy", "numba", "jax"))
+    flag(optimize, "optimize")
     if function is None:
         return functools.partial(
             compile, argnums=argnums, on_branch=on_branch, optimize=optimize, engine=engine
         )
     if not callable(function):
-        raise TypeError(f"function: expected something to call, got {type(function).__name__}")
+        raise wrong_kind("function", "something to call", function)
     return Compiled(function, argnums, on_branch, optimize, engine)
 
 
