@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from contextlib import suppress
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -199,9 +201,18 @@ def marks_of(value: Any) -> list[str]:
         marks += [f"got {len(value)}", f"{len(value)} ", *(repr_of(x)[:12] for x in value)]
         marks += [type(x).__name__ for x in value]
     if isinstance(value, np.ndarray) and value.size < SMALL:
-        marks += [f"got {x}" for x in (value.min(), value.max())] if value.dtype.kind in "if" and value.size else []
+        marks += (
+            [f"got {x}" for x in (value.min(), value.max())]
+            if value.dtype.kind in "if" and value.size
+            else []
+        )
     if isinstance(value, tb.Tensor):
         marks += [f"got {value.size}"]
+    if hasattr(value, "dtype") or isinstance(value, (list, tuple, set, dict)):
+        with suppress(Exception):  # those of an element of it
+            marks += [type(x).__name__ for x in itertools.islice(iter(value), 3)]
+    if type(value).__name__ == "generator":
+        marks += ["str", "nothing", "none"]  # its first element, or that there is none
     if is_leaked(value):
         marks += ["quantity", "recording", "Tensor"]
     if isinstance(value, nn.Module):

@@ -100,7 +100,8 @@ def public() -> Iterator[tuple[str, Any, type | None]]:
             x = getattr(module, name)
             if name.startswith("_") or not callable(x) or id(x) in seen:
                 continue
-            if not str(getattr(x, "__module__", "")).startswith("tinygrad_bp"):
+            home = str(getattr(x, "__module__", ""))
+            if home != path if not hasattr(module, "__path__") else home[:11] != "tinygrad_bp":
                 continue
             seen.add(id(x))
             if inspect.isclass(x):
@@ -159,7 +160,13 @@ def mistaken(name: str) -> Any:
     return total() if name in IN_TIME else loss()
 
 
-IN_TIME = ("later_state", "only_last_step", "truncation_off_by_one", "last_loss_only", "no_recursion")
+IN_TIME = (
+    "later_state",
+    "only_last_step",
+    "truncation_off_by_one",
+    "last_loss_only",
+    "no_recursion",
+)
 
 
 def data() -> np.ndarray:
@@ -358,7 +365,10 @@ def _core() -> dict[str, Callable[[], dict[str, Any]]]:
         table[f"tb.{name}"] = lambda: {"x": matrix(), "axis": 0}
     for name in ("hvp", "jvp"):
         table[f"tb.{name}"] = lambda: {
-            "f": square, "primals": data(), "tangents": data(), "create_graph": None
+            "f": square,
+            "primals": data(),
+            "tangents": data(),
+            "create_graph": None,
         }
     for name in ("grad", "hessian"):
         table[f"tb.{name}"] = lambda: {"f": square, "argnums": 0, "create_graph": None}
@@ -578,7 +588,10 @@ def _rest() -> dict[str, Callable[[], dict[str, Any]]]:
         more = {p.name: p.default for p in inspect.signature(x).parameters.values()
                 if p.kind is p.KEYWORD_ONLY}  # fmt: skip
         table[f"mistakes.{name}"] = lambda more=more, name=name: {
-            "loss": mistaken(name), "parameters": None, **more}
+            "loss": mistaken(name),
+            "parameters": None,
+            **more,
+        }
     for name in ("StepLR", "LinearLR", "CosineAnnealingLR", "ChainedScheduler", "SequentialLR"):
         table[f"{name}.at"] = lambda: {"t": 1, "lr": 0.1}
     table["Table.column"] = lambda: {"name": "operations"}
@@ -673,7 +686,6 @@ def _rest() -> dict[str, Callable[[], dict[str, Any]]]:
     }  # fmt: skip
 
 
-
 BINARY = ("add", "sub", "mul", "truediv", "pow", "matmul", "lt", "le", "gt", "ge", "getitem")
 
 
@@ -728,7 +740,9 @@ def _operator(kind: Any, op: str) -> Call:
 def parameters_of(call: Call) -> list[str]:
     """What is to be tried with bad values: all but `self`."""
     kinds = inspect.signature(call.function).parameters
-    names = [name for name in call.arguments if kinds[name].kind is not inspect.Parameter.VAR_KEYWORD]
+    names = [
+        name for name in call.arguments if kinds[name].kind is not inspect.Parameter.VAR_KEYWORD
+    ]
     first = next(iter(inspect.signature(call.function).parameters), "")
     is_method = names and names[0] == first and first in ("self", "x") and "self" in first
     return names[1:] if is_method else names

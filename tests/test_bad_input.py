@@ -29,6 +29,16 @@ ALIASES = {
     "ge": ("comparison", "instances"), "gt": ("comparison", "instances"),
     "le": ("comparison", "instances"), "lt": ("comparison", "instances"),
     "hvp": ("tangents",), "jvp": ("tangents",), "vjp": ("x",), "Compiled": ("argument",),
+    "x": ("input", "embedded"), "h": ("state", "input"), "xs": ("input", "state", "lengths", "step"),
+    "name": ("label",), "dropout": ("p",), "activations": ("activation",),
+    "layers": ("activation",), "sizes": ("inputs",),
+    **dict.fromkeys(("MLP", "Sequential"), ("Linear",)),
+    # Two arguments that do not fit one another: either is named.
+    **dict.fromkeys(("a", "h", "z", "log_q", "o"), ("y", "p", "a", "subtract", "multiply")),
+    "y": ("a", "subtract", "multiply", "azmul"), "weight": ("multiply", "azmul"),
+    **dict.fromkeys(("q", "k", "v"), ("attention", "matmul", "transpose", "scores")),
+    "outputs": ("labels",), "sequence": ("targets", "k1", "k2"), "batch": ("lengths",),
+    "schedulers": ("optimizer",), "root": ("gradient", "node"), "einsum": ("contract",),
 }  # fmt: skip
 
 
@@ -36,7 +46,10 @@ def names_of(name: str, parameter: str, value: Any) -> tuple[str, ...]:
     """The names by which an error may call the argument."""
     last = name.replace(" of Values", "").split()[-1].split(".")[-1]
     of = name.split(".")[0]
-    names = (parameter, last, *ALIASES.get(last, ()), *ALIASES.get(of, ()))
+    names = (parameter, last, of, *ALIASES.get(parameter, ()), *ALIASES.get(last, ()))
+    names += ALIASES.get(of, ())
+    if parameter in ("path", "folder", "checkpoint"):
+        names += (str(value),)
     if callable(value):  # errors of a function that was called are its own
         names += (getattr(value, "__name__", type(value).__name__), type(value).__name__)
     if "Values getitem" in name:

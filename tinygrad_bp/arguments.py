@@ -18,6 +18,7 @@ from typing import Any
 
 LONGEST = 48  # characters of what came
 MOST = sys.maxsize  # more things than this no computer has
+MOST_LISTED = 10**7
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -172,6 +173,13 @@ def function(x: Any, what: str) -> Any:
     return x
 
 
+def instance(x: Any, what: str, kind: Any, expected: str) -> Any:
+    """One of a kind."""
+    if not isinstance(x, kind):
+        raise wrong_kind(what, expected, x)
+    return x
+
+
 def mapping(x: Any, what: str, of: str) -> Any:
     """A dict, or what is like one."""
     if not isinstance(x, Mapping):
@@ -183,8 +191,7 @@ def several(x: Any, what: str, of: str) -> list[Any]:
     """A sequence, or another thing to go through, as a list; a text or a dict is none."""
     if isinstance(x, (str, bytes, Mapping)) or not isinstance(x, Iterable):
         raise wrong_kind(what, f"a list of {of}", x)
-    length = _length(x)
-    if length > 10**7:
+    if (hasattr(x, "dtype") and getattr(x, "size", 0) > MOST_LISTED) or _length(x) > MOST_LISTED:
         raise out_of_range(what, f"a list of {of}", x)
     try:
         return list(x)

@@ -646,7 +646,7 @@ def tril_dx(m: M, g: X, y: X, x: X, k: int = 0) -> X:
 @structural(tril_dx, forward="linear")
 def tril(m: M, x: X, k: int = 0) -> X:
     """The lower triangle, zeros above diagonal k"""
-    return m.tril(x, k)
+    return m.tril(x, integer(k, "tril: k"))
 
 
 def triu_dx(m: M, g: X, y: X, x: X, k: int = 0) -> X:
@@ -656,7 +656,7 @@ def triu_dx(m: M, g: X, y: X, x: X, k: int = 0) -> X:
 @structural(triu_dx, forward="linear")
 def triu(m: M, x: X, k: int = 0) -> X:
     """The upper triangle, zeros below diagonal k"""
-    return m.triu(x, k)
+    return m.triu(x, integer(k, "triu: k"))
 
 
 # --- selecting and joining ----------------------------------------------------------------------

@@ -7,6 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
+from tinygrad_bp.arguments import file_path
+
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file, which appears complete or not at all; one that is there is replaced.
@@ -22,7 +24,9 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         ValueError: path is a symbolic link, or its folder is not there.
         OSError: it cannot be written.
     """
-    path = Path(path)
+    path = file_path(path, "path")
+    if not path.name or path.is_dir():
+        raise ValueError(f"{path}: expected the path of a file, got a folder")
     if path.is_symlink():
         raise ValueError(f"{path}: is a symbolic link; name the file that it leads to")
     if not path.parent.is_dir():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import shown, wrong_kind
 from tinygrad_bp.explain.naming import Place, place_of
 from tinygrad_bp.explain.resweep import Flight, Graph, Use, operands_of
 from tinygrad_bp.graph import Node
@@ -99,7 +100,7 @@ def _assembled(name: str, elements: dict[tuple[int, ...], Node]) -> Target:
     return Target(name, [elements[place] for place in places], shape)
 
 
-def target_of(key: Any, graph: Graph, model: Any = None) -> Target:
+def target_of(key: Any, graph: Graph, model: Any = None, what: str = "parameters") -> Target:
     """What a key of the reader's points at.
 
     Args:
@@ -123,9 +124,12 @@ def target_of(key: Any, graph: Graph, model: Any = None) -> Target:
     elif isinstance(key, (Tensor, Value)):
         nodes, name = [key], graph.names.get(key, "")
     else:
-        raise TypeError(f"expected a Tensor, a Value, Values or a name, got {type(key).__name__}")
+        raise wrong_kind(what, "a Tensor, a Value, Values or a name", key)
     if not any(node in graph.right for node in nodes):
-        raise ValueError(f"the loss does not depend on {name or 'this node'}: it has no gradient")
+        raise ValueError(
+            f"{what}: the loss does not depend on {name or 'this node'}: it has no gradient; got "
+            f"{shown(key)}"
+        )
     return Target(name or "these Values", nodes, tuple(getattr(key, "shape", ())))
 
 
