@@ -583,7 +583,7 @@ def _rest() -> dict[str, Callable[[], dict[str, Any]]]:
     settings = {"weight_decay": 0.0}
     table: dict[str, Callable[[], dict[str, Any]]] = {}
     for name, x in vars(mistakes).items():
-        if f"mistakes.{name}" in HELPERS or not inspect.isfunction(x) or name.startswith("_"):
+        if f"mistakes.{name}" in HELPERS or not _is_mistake(x):
             continue
         more = {p.name: p.default for p in inspect.signature(x).parameters.values()
                 if p.kind is p.KEYWORD_ONLY}  # fmt: skip
@@ -748,8 +748,9 @@ def parameters_of(call: Call) -> list[str]:
     return names[1:] if is_method else names
 
 
-def as_mapping(x: Any) -> bool:
-    return isinstance(x, Mapping)
+def _is_mistake(x: Any) -> bool:
+    mine = inspect.isfunction(x) and x.__module__ == mistakes.__name__
+    return mine and not x.__name__.startswith("_")
 
 
 __all__ = ["ArrayRule", "calls", "parameters_of"]

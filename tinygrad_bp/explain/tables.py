@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import shown
 from tinygrad_bp.text import clean, number
 
 SMALL = 6  # numbers of an array that are shown one by one
@@ -74,8 +75,9 @@ class Table(Shown):
         Raises:
             KeyError: there is no such heading.
         """
-        if name not in self.columns:
-            raise KeyError(f"column: expected one of {', '.join(self.columns)}, got {name!r}")
+        if not isinstance(name, str) or name not in self.columns:
+            listed = ", ".join(self.columns)
+            raise KeyError(f"column: name: expected one of {listed:.100}, got {shown(name)}")
         place = self.columns.index(name)
         return [row[place] for row in self.rows]
 

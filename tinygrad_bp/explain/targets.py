@@ -115,7 +115,7 @@ def target_of(key: Any, graph: Graph, model: Any = None, what: str = "parameters
     if isinstance(key, str):
         parameters = dict(model.named_parameters()) if model is not None else {}
         if key not in parameters:
-            return _by_name(key, graph)
+            return _by_name(key, graph, what)
         found = target_of(parameters[key], graph)
         return Target(key, found.nodes, found.shape)
     if isinstance(key, Values):
@@ -133,7 +133,7 @@ def target_of(key: Any, graph: Graph, model: Any = None, what: str = "parameters
     return Target(name or "these Values", nodes, tuple(getattr(key, "shape", ())))
 
 
-def _by_name(name: str, graph: Graph) -> Target:
+def _by_name(name: str, graph: Graph, what: str) -> Target:
     whole: list[Node] = []
     elements: dict[tuple[int, ...], Node] = {}
     for node, place in _places(graph).items():
@@ -150,7 +150,7 @@ def _by_name(name: str, graph: Graph) -> Target:
         return Target(name, whole, np.shape(graph.right[whole[0]]))
     if not whole:
         known = ", ".join(dict.fromkeys(place.name for place in _places(graph).values()))
-        told = f"there is no {name!r} in this graph; there are {known or 'no names'}"
+        told = f"{what}: there is no {name!r:.40} in this graph; there are {known or 'no names'}"
         raise ValueError(told if len(told) <= 200 else f"{told[:198]} …")
     raise ValueError(f"{len(whole)} nodes are called {name!r}: give the node itself, or a model")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tinygrad_bp.arguments import choice, flag, wrong_kind
+from tinygrad_bp.arguments import choice, count, flag, integer, several, wrong_kind
 from tinygrad_bp.recording import current_state, observers_of
 from tinygrad_bp.replay.arguments import KEPT, Given, Parameters, put, put_rows
 from tinygrad_bp.replay.drawing import Hidden, held, restore, same, states
@@ -173,8 +173,11 @@ class Compiled:
             RuntimeError: a row takes another branch than the first, and on_branch is "raise", or
                 random numbers are drawn: which are another row's hangs on the branches before.
         """
-        if gradient not in (None, "rows", "sum"):
-            raise ValueError(f"gradient: expected 'rows', 'sum' or None, got {gradient!r}")
+        choice(gradient, "gradient", ("rows", "sum", None))
+        count(threads, "threads")
+        rows = [integer(i, "rows") for i in several(rows, "rows", "positions of arguments")]
+        if not all(-len(args) <= i < len(args) for i in rows):
+            raise ValueError(f"rows: expected positions among {len(args)} arguments, got {rows}")
         data = {i % len(args): as_array(args[i], f"argument {i}") for i in rows}
         counts = {len(x) if x.ndim else 0 for x in data.values()}
         if len(counts) != 1 or 0 in counts:
@@ -186,7 +189,8 @@ class Compiled:
 
         Generators among them are left as they are.
         """
-        return self._recording("value_and_grad" if gradient else "value", args).program
+        mode: Mode = "value_and_grad" if flag(gradient, "gradient") else "value"
+        return self._recording(mode, args).program
 
     # --- choosing a recording -------------------------------------------------------------------
 
