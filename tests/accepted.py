@@ -126,6 +126,8 @@ def only(*values: Any) -> Accepts:
     return lambda x: any(x is v or (isinstance(x, str) and x == v) for v in values)
 
 
+SCHEDULES = ("StepLR", "LinearLR", "CosineAnnealingLR", "ChainedScheduler", "SequentialLR")
+
 # By the name of a parameter, wherever it stands; and below, where one takes something else.
 PARAMETERS: dict[str, Accepts] = {
     **dict.fromkeys(("keepdims", "requires_grad", "leaves_only", "has_aux", "check", "infinite",
@@ -152,12 +154,28 @@ PARAMETERS: dict[str, Accepts] = {
                     operand),
     # As numpy has it.
     **dict.fromkeys(("keepdims",), either(flag, integer)),
-    **dict.fromkeys(("tb.elu.alpha", "tb.leaky_relu.slope"), operand),
     **dict.fromkeys(("tb.expand_dims.axis", "tb.flip.axis", "tb.stack.axis"),
                     either(axis, flag, lambda x: x == () or isinstance(x, list) and not x)),
     **dict.fromkeys(("tb.tril.k", "tb.triu.k"), either(integer, flag)),
     "tb.check_gradients.inputs": leaves, "tb.structural.check": iterable,
     "tb.derivative.n": natural, "tb.taylor.order": natural,
+    # Where None, 0 or nan has a meaning, or the value is handed on to be judged by another.
+    **dict.fromkeys(("binary_addition.samples", "TransformerBlock.hidden"), either(none, count)),
+    **dict.fromkeys(("why.tiny", "LayerNorm.eps", "TransformerBlock.eps"), not_negative),
+    **dict.fromkeys(("contributions.loss", "deltas.loss", "paths.loss", "why.loss"), node),
+    **dict.fromkeys((f"{kind}.at.lr" for kind in SCHEDULES), real),
+    **dict.fromkeys(("EarlyStopping.patience", "EarlyStopping.monitor", "EarlyStopping.min_delta",
+                     "EarlyStopping.mode", "EarlyStopping.restore_best"), anything),  # see `fit`
+    **dict.fromkeys(("k1", "k2", "max_nodes"), integer),
+    "weight_decay.strength": finite, "accuracy.outputs": numbers, "fit.epochs": natural,
+    "streams.symbols": lambda x: isinstance(x, np.ndarray), "csv.classes": flag,
+    "compile.function": either(none, function), "MLP.initializer": either(none, function),
+    "cost.inputs": operand, "derive.symbols": either(none, mapping), "play.path": either(none, path),
+    "draw.inputs": anything, "through_time.times": none, "elu.alpha": operand,
+    "leaky_relu.slope": operand,
     "condition": condition,
     "dtype": none,
 }  # fmt: skip
+
+# Values that are not yet refused as they should be, by callable and parameter.
+LEFT: dict[str, tuple[str, ...]] = {}

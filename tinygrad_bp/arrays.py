@@ -120,7 +120,7 @@ def dtype_of(dtype: Any, what: str = "dtype") -> np.dtype[Any]:
     """
     if dtype is float or isinstance(dtype, (str, np.dtype)) or _is_scalar_type(dtype):
         try:
-            found = np.dtype(dtype)
+            found: np.dtype[Any] = np.dtype(dtype)
         except (TypeError, ValueError):
             raise out_of_range(what, "float32 or float64", dtype) from None
         if found in DTYPES:

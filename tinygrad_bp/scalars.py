@@ -16,7 +16,6 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, NDArray
 
 from tinygrad_bp import array_rules, rules
-from tinygrad_bp.arguments import flag, out_of_range, shown, text
+from tinygrad_bp.arguments import flag, is_integer, out_of_range, shown, text, wrong_kind
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.failures import explained, mismatch
 from tinygrad_bp.numpy_protocol import array_function, array_ufunc
@@ -301,7 +300,7 @@ _OPERATORS = {
 }
 
 
-_NAMES = {np.true_divide: "divide"} | dict.fromkeys(
+_NAMES: dict[Any, str] = {np.true_divide: "divide"} | dict.fromkeys(
     (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal), "comparison"
 )
 
@@ -434,8 +433,8 @@ def _reduction(of_list: Callable[[list[Any]], Any]) -> Callable[..., Any]:
     def reduction(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         x = np.asarray(_zero_dimensional(x), dtype=object)
         every = tuple(range(x.ndim))
-        if isinstance(axis, bool) or not (axis is None or isinstance(axis, (Integral, tuple))):
-            raise TypeError(f"expected an int or a tuple of ints, got {shown(axis)}")
+        if not (axis is None or is_integer(axis) or isinstance(axis, tuple)):
+            raise wrong_kind("axis", "an int or a tuple of ints", axis)
         axes = normalize_axis_tuple(every if axis is None else axis, x.ndim)
         kept = [a for a in every if a not in axes]
         length = math.prod(x.shape[a] for a in axes)

@@ -384,7 +384,7 @@ def _constant(x: Any, what: str, is_condition: bool = False) -> Any:
     _plain(x, what)
     if is_condition:
         condition = _copied(x, what)
-        if condition.dtype.kind not in "biuf":
+        if condition.dtype.kind not in "biuf" or isinstance(x, np.ma.MaskedArray):
             raise TypeError(f"{what}: expected a condition, got {shown(x)}")
         return condition != 0
     return as_array(x, what)

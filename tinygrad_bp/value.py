@@ -257,10 +257,9 @@ def _operand(x: Any, what: str, is_condition: bool = False) -> Any:
 
 
 def _truth(x: Any, what: str) -> bool:
-    try:
+    if isinstance(x, Real) or type(x).__name__ == "bool" or getattr(x, "shape", None) == ():
         return bool(x)
-    except Exception:  # of an array of several there is none
-        raise wrong_kind(f"{what}: condition", "a truth value", x) from None
+    raise wrong_kind(f"{what}: condition", "a truth value", x)
 
 
 def _is_tracked(x: Any) -> bool:

@@ -188,7 +188,7 @@ class _Ways:
         self, function: Callable[..., Any], inputs: tuple[Any, ...], argnums: Argnums
     ) -> None:
         self.function, self.inputs, self.argnums = function, inputs, argnums
-        self.places = [_position(i, len(inputs)) for i in np.atleast_1d(np.array(argnums, object))]
+        self.places = [_position(i, len(inputs)) for i in _several(argnums)]
         self.moving = tuple(inputs[i] for i in self.places)
         self.leaves = [leaf for _, leaf in leaves_of(self.moving, "inputs")]
         self.parameters = sum(int(np.size(leaf.data)) for leaf in self.leaves)
@@ -214,6 +214,15 @@ class _Ways:
         ones = iter([np.ones(np.shape(leaf.data)) for leaf in self.leaves])
         tangents = shaped(self.moving, (x if x.ndim else 1.0 for x in ones))
         return jvp(self._of_moving, self.moving, tangents)
+
+
+def _several(argnums: Any) -> list[Any]:
+    if is_integer(argnums):
+        return [argnums]
+    positions = several(argnums, "argnums", "positions")
+    if not positions:
+        raise out_of_range("argnums", "at least one position", argnums)
+    return positions
 
 
 def _position(i: Any, count: int) -> int:

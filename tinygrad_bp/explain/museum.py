@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_bp.arguments import several
+from tinygrad_bp.arguments import out_of_range, several
 from tinygrad_bp.explain import rounding
 from tinygrad_bp.explain.resweep import Graph
 from tinygrad_bp.explain.tables import Shown, Table
@@ -139,6 +139,8 @@ def made(loss: Any, parameters: Parameters, name: str, rule: Rule, prose: Prose)
     else:
         one = isinstance(parameters, (str, Node, Values))
         asked = [parameters] if one else several(parameters, "parameters", "nodes or names")
+        if not asked:
+            raise out_of_range("parameters", "at least one node or name", parameters)
         targets = [target_of(key, graph) for key in asked]
     with np.errstate(all="ignore"):
         predict = rule(graph)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.arguments import out_of_range
+from tinygrad_bp.arguments import integer, out_of_range, several
 from tinygrad_bp.explain import limits
 from tinygrad_bp.explain.quantities import Array, Index, Quantity, check_root, quantity_of
 from tinygrad_bp.explain.states import State, is_state, states_of
@@ -362,10 +362,12 @@ def _times(roots: Sequence[Node], steps: dict[Node, int], times: Sequence[int] |
                 f"losses[{found.index(None)}]: the graph does not say its time step; pass "
                 f"times=[...], or {LABEL_THEM}"
             )
-        times = found  # type: ignore[assignment]
-    elif len(times) != len(roots):
-        raise ValueError(f"times: expected {len(roots)}, one per loss, got {len(times)}")
-    times = [int(t) for t in times]  # type: ignore[union-attr]
+        given: list[Any] = found
+    else:
+        given = [integer(t, "times") for t in several(times, "times", "time steps")]
+        if len(given) != len(roots):
+            raise ValueError(f"times: expected {len(roots)}, one per loss, got {len(given)}")
+    times = given
     for i, t in enumerate(times):
         if t in times[:i]:
             raise ValueError(

@@ -223,5 +223,7 @@ def check_features(x: Any, expected: int, what: str) -> None:
         )
     if len(shape) == 0 or shape[-1] != expected:
         raise ValueError(f"{what}: expected (..., {expected}) features, got shape {tuple(shape)}")
-    if not isinstance(x, (Tensor, Values)) and x.dtype.kind not in "biuf":
+    if isinstance(x, (Tensor, Values)):
+        return
+    if isinstance(x, np.ma.MaskedArray) or getattr(x.dtype, "kind", "f") not in "biuf":
         raise wrong_kind(what, "real numbers", x)

@@ -24,15 +24,15 @@ def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[Any]:
 
 def xavier(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[Any]:
     """Uniform in ±sqrt(6 / (fan_in + fan_out)), for tanh (Glorot & Bengio 2010, equation 16)."""
-    shape = _sizes(shape)
-    bound = np.sqrt(6.0 / (shape[0] + shape[1]))
-    return generator(rng).uniform(-bound, bound, shape)
+    rows, columns = _sizes(shape)
+    bound = np.sqrt(6.0 / (rows + columns))
+    return generator(rng).uniform(-bound, bound, (rows, columns))
 
 
 def he(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[Any]:
     """Normal of variance 2 / fan_in, for relu (He et al. 2015, (10))."""
-    shape = _sizes(shape)
-    return generator(rng).normal(0.0, np.sqrt(2.0 / shape[0]), shape)
+    rows, columns = _sizes(shape)
+    return generator(rng).normal(0.0, np.sqrt(2.0 / rows), (rows, columns))
 
 
 def orthogonal(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[Any]:

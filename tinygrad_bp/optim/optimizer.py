@@ -131,7 +131,8 @@ class Optimizer:
                 f"{type(self).__name__} has no setting {sorted(unknown)[0]!r}; it has "
                 f"{', '.join(self.checks)}"
             )
-        return {name: self.checks.get(name, at_least_zero)(x, name) for name, x in settings.items()}
+        other: Check = at_least_zero
+        return {name: self.checks.get(name, other)(x, name) for name, x in settings.items()}
 
     # --- saving -----------------------------------------------------------------------------------
 
