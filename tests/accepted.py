@@ -115,7 +115,7 @@ def iterable(x: Any) -> bool:
 
 
 def seed(x: Any) -> bool:
-    return natural(x) or x == 10**30 and integer(x)
+    return natural(x) or (x == 10**30 and integer(x))
 
 
 def either(*of: Accepts) -> Accepts:
@@ -155,7 +155,7 @@ PARAMETERS: dict[str, Accepts] = {
     # As numpy has it.
     **dict.fromkeys(("keepdims",), either(flag, integer)),
     **dict.fromkeys(("tb.expand_dims.axis", "tb.flip.axis", "tb.stack.axis"),
-                    either(axis, flag, lambda x: x == () or isinstance(x, list) and not x)),
+                    either(axis, flag, lambda x: x == () or (isinstance(x, list) and not x))),
     **dict.fromkeys(("tb.tril.k", "tb.triu.k"), either(integer, flag)),
     "tb.check_gradients.inputs": leaves, "tb.structural.check": iterable,
     "tb.derivative.n": natural, "tb.taylor.order": natural,
@@ -170,7 +170,8 @@ PARAMETERS: dict[str, Accepts] = {
     "weight_decay.strength": finite, "accuracy.outputs": numbers, "fit.epochs": natural,
     "streams.symbols": lambda x: isinstance(x, np.ndarray), "csv.classes": flag,
     "compile.function": either(none, function), "MLP.initializer": either(none, function),
-    "cost.inputs": operand, "derive.symbols": either(none, mapping), "play.path": either(none, path),
+    "cost.inputs": operand, "derive.symbols": either(none, mapping),
+    "play.path": either(none, path),
     "draw.inputs": anything, "through_time.times": none, "elu.alpha": operand,
     "leaky_relu.slope": operand,
     "condition": condition,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from contextlib import suppress
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ BAD: dict[str, Callable[[], Any]] = {
     "closed generator": _closed,
     "dict": lambda: {"a": 1.0},
     "set": lambda: {1.0, 2.0},
-    "empty list": lambda: [],
+    "empty list": list,
     "strings": lambda: ["a", "b"],
     "ragged": lambda: [[1.0], [2.0, 3.0]],
     "None in list": lambda: [1.0, None],

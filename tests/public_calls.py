@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,10 +50,12 @@ CALLED_BY_THE_ENGINE = {
     *("Module.forward", "LRScheduler.at"),
 }  # fmt: skip
 # Helpers of `explain.mistakes` that its rules are made of, not in its page.
-HELPERS = {"optim.LRScheduler", "mistakes.made", "mistakes.Graph", "mistakes.Sizes", "mistakes.Target", "mistakes.Prose",
-           "lr_scheduler.at_least_zero", "mistakes.DoesNotApplyError",
-           *(f"{kind}.{method}" for kind in ("Graph", "Target")
-             for method in ("is_activation", "uses", "swept", "is_same", "of", "numbers"))}  # fmt: skip
+HELPERS = {
+    *("optim.LRScheduler", "lr_scheduler.at_least_zero", "mistakes.DoesNotApplyError"),
+    *(f"mistakes.{name}" for name in ("made", "Graph", "Sizes", "Target", "Prose")),
+    *(f"{kind}.{method}" for kind in ("Graph", "Target")
+      for method in ("is_activation", "uses", "swept", "is_same", "of", "numbers")),
+}  # fmt: skip
 
 
 class Call(NamedTuple):
@@ -463,8 +465,8 @@ def _nn() -> dict[str, Callable[[], dict[str, Any]]]:
                 "label_smoothing": 0.0, "ignore_index": None}  # fmt: skip
 
     def start(cell: Any) -> Callable[[], dict[str, Any]]:
-        return lambda: {"x": data(), **{"state" if cell is nn.LSTMCell else "h":
-                        of_class(cell).initial_state(4)}}  # fmt: skip
+        return lambda: {"x": data(), "state" if cell is nn.LSTMCell else "h":
+                        of_class(cell).initial_state(4)}  # fmt: skip
 
     layers = {"RNN", "GRU", "LSTM"}
     table: dict[str, Callable[[], dict[str, Any]]] = {}
@@ -477,7 +479,7 @@ def _nn() -> dict[str, Callable[[], dict[str, Any]]]:
             table[f"{name}.forward"] = start(getattr(nn, name))
             table[f"{name}.initial_state"] = lambda: {"batch": (4,)}
     for name in ("Linear", "MLP", "Sequential", "Dropout", "PositionalEncoding", "LayerNorm"):
-        table[f"{name}.forward"] = lambda: {"x": data() if name else None}
+        table[f"{name}.forward"] = lambda: {"x": data()}
     table["Dropout.forward"] = lambda: {"x": matrix()}
     for name in ("zeros", "xavier", "he", "orthogonal"):
         table[f"init.{name}"] = lambda: {"rng": np.random.default_rng(0), "shape": (3, 2)}

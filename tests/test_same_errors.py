@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -58,6 +60,11 @@ def on_arrays(rule, args):
     return rule(*(tb.Tensor([x] * 9) for x in args)).data[4]
 
 
+def on_an_array_and_numbers(rule, args):
+    first, *others = args
+    return rule(tb.Tensor([first] * 9), *others).data[4]
+
+
 def on_arrays_of_values(rule, args):
     return rule(*(tb.values([x]) for x in args)).data[0]
 
@@ -92,7 +99,8 @@ def replayed_arrays(rule, args):
 
 
 WAYS = (
-    by_rule, on_values, on_constants, on_tensors, on_arrays, on_arrays_of_values, forward_mode,
+    by_rule, on_values, on_constants, on_tensors, on_arrays, on_an_array_and_numbers,
+    on_arrays_of_values, forward_mode,
     with_graph, replayed, replayed_arrays,
 )  # fmt: skip
 # A condition has no derivative, and is no number: those that take the numbers apart leave it out.
@@ -123,12 +131,11 @@ def test_edges_give_the_same_number_everywhere(name):
     for way in OF_NUMBERS.get(name, WAYS):
         for args in points(rule.arity):
             expected, found = float(on_floats(rule, args)), float(way(rule, args))
-            if not same(expected, found) and (name, way.__name__) not in DIFFERENT:
+            if name == "azmul":  # its zeros are those of the chain rule, where signs do not matter
+                expected, found = expected + 0.0, found + 0.0
+            if not same(expected, found):
                 different.append(f"{way.__name__}{args}: {found}, not {expected}")
     assert not different, different[:10]
-
-
-DIFFERENT: set[tuple[str, str]] = set()
 
 
 def bad_ways(rule, place, bad):
@@ -188,6 +195,10 @@ def test_too_many_and_too_few_arguments(name):
                 rule(*(make(0.5) for _ in range(count)))
 
 
+def in_float64(engine):
+    return sys.modules["jax"].enable_x64(True) if engine == "jax" else nullcontext()
+
+
 @pytest.mark.parametrize("engine", ["numba", "jax"])
 @pytest.mark.parametrize("name", ["tanh", "log", "divide", "power"])
 def test_edges_on_other_engines(name, engine):
@@ -196,7 +207,8 @@ def test_edges_on_other_engines(name, engine):
     compiled = tb.compile(lambda *xs: rule(*xs), engine=engine)
     for args in points(rule.arity)[:30]:
         expected = float(on_floats(rule, args))
-        found = float(compiled(*args))
+        with in_float64(engine):
+            found = float(compiled(*args))
         # XLA flushes numbers below the smallest normal one to zero.
         tiny = engine == "jax" and (5e-324 in args or abs(expected) < 1e-307)
         assert same(expected, found) or tiny, (args, found, expected)

@@ -34,7 +34,6 @@ from numpy import (
     maximum,
     minimum,
     pad,
-    power,
     sin,
     sinh,
     sqrt,
@@ -165,6 +164,16 @@ def max(x: Any, axis: Axis = None, keepdims: Any = False) -> Any:
 
 def min(x: Any, axis: Axis = None, keepdims: Any = False) -> Any:
     return np.minimum.reduce(x, axis=axis, keepdims=keepdims)
+
+
+def power(x: Any, y: Any) -> Any:
+    result = np.power(x, y)
+    if y != 0.5 if type(y) is float else not np.equal(y, 0.5).any():
+        return result
+    # Where the exponent is the same all along, numpy takes the square root: nan at -inf, and -0
+    # at -0. Elsewhere, as in C (C99, annex F.9.4.4), these are inf and 0.
+    half = np.where(np.equal(x, -np.inf), np.inf, result + 0.0)
+    return np.where(np.equal(y, 0.5), half, result)
 
 
 def reshape(x: Array, shape: Any) -> Array:

@@ -29,7 +29,7 @@ from tinygrad_bp.failures import explained, mismatch
 from tinygrad_bp.numpy_protocol import array_function, array_ufunc
 from tinygrad_bp.operators import FunctionMethods
 from tinygrad_bp.rules import Rule
-from tinygrad_bp.tensor import NO_MIX, Tensor, as_array
+from tinygrad_bp.tensor import DEEPEST, NO_MIX, Tensor, as_array
 from tinygrad_bp.value import Value
 
 # The elements are Values, which numpy's types cannot say.
@@ -316,7 +316,7 @@ def values(data: ArrayLike, label: str = "", requires_grad: bool = True) -> Any:
     Raises:
         TypeError: data is not made of real numbers.
     """
-    if isinstance(data, (list, tuple)) and _holds_values(data):
+    if isinstance(data, (list, tuple)) and _holds_values(data, 0):
         try:
             cells = np.array(data, dtype=object)
         except ValueError:
@@ -342,9 +342,13 @@ def _wrong_index(index: Any, shape: tuple[int, ...], error: Exception) -> Except
     return kind(f"index: expected a place in the shape {shape}, got {listed}")
 
 
-def _holds_values(data: Sequence[Any]) -> bool:
+def _holds_values(data: Sequence[Any], depth: int) -> bool:
+    if depth > DEEPEST:
+        raise out_of_range("values", f"lists at most {DEEPEST} deep", data)
     return any(
-        _holds_values(x) if isinstance(x, (list, tuple)) else isinstance(x, (Value, Values))
+        _holds_values(x, depth + 1)
+        if isinstance(x, (list, tuple))
+        else isinstance(x, (Value, Values))
         for x in data
     )
 

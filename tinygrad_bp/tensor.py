@@ -53,7 +53,7 @@ _FLOAT64 = np.dtype(np.float64)
 _DTYPES = (np.dtype(np.float32), _FLOAT64)
 _NO_OPTIONS: dict[str, Any] = {}
 
-_DEEPEST = 64  # axes that numpy can have
+DEEPEST = 64  # axes that numpy can have
 
 NO_MIX = (
     "a Tensor and an array of Values do not mix: convert with tb.Tensor(values.data) or "
@@ -120,8 +120,8 @@ def _copied(x: Any, what: str) -> Array:
 
 def _node_in(x: Sequence[Any], what: str, depth: int = 0) -> Node | None:
     """The first node in nested lists: numpy would take its number and lose its history."""
-    if depth > _DEEPEST:
-        raise ValueError(f"{what}: expected lists at most {_DEEPEST} deep, got {shown(x)}")
+    if depth > DEEPEST:
+        raise ValueError(f"{what}: expected lists at most {DEEPEST} deep, got {shown(x)}")
     for element in x:
         nested = isinstance(element, (list, tuple))
         node = _node_in(element, what, depth + 1) if nested else element

@@ -141,7 +141,7 @@ def _groups(stratify: ArrayLike, samples: int) -> NDArray[np.int64]:
     except Exception:  # ragged lists, and whatever an object of another library may raise
         raise wrong_kind("stratify", "classes", stratify) from None
     if classes.shape != (samples,):
-        raise ValueError(f"stratify: expected shape ({samples},), got {classes.shape}")
+        raise out_of_range("stratify", f"shape ({samples},)", stratify)
     return np.unique(classes, return_inverse=True)[1]
 
 

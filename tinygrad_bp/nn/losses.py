@@ -322,7 +322,7 @@ def _weight(weight: Any, losses: Any, shape: tuple[int, ...]) -> Any:
     if hasattr(type(weight), "_interpret"):
         return weight
     numbers = as_array(weight, "weight", losses.dtype if isinstance(losses, Tensor) else None)
-    if not (numbers >= 0.0).all():
+    if not ((numbers >= 0.0) & (numbers < np.inf)).all():
         raise out_of_range("weight", "numbers that are not negative", weight)
     fits = len(numbers.shape) <= len(shape) and all(
         n in (1, m) for n, m in zip(numbers.shape[::-1], shape[::-1], strict=False)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.arguments import count, out_of_range, real, several, shown, wrong_kind
+from tinygrad_bp.arguments import count, instance, out_of_range, real, several, shown, wrong_kind
 from tinygrad_bp.arrays import integers
 from tinygrad_bp.rules import where
 from tinygrad_bp.tensor import as_array
@@ -72,6 +72,8 @@ def padding_mask(lengths: Any, steps: int, batch: tuple[int, ...] | None = None)
         TypeError: the lengths are not integers.
         ValueError: there is not one per sequence, or one is not in 1 ... steps.
     """
+    if batch is not None:
+        instance(batch, "batch", tuple, "a shape, such as (2,)")
     lengths, steps = integers(lengths, "lengths"), count(steps, "steps")
     if lengths.ndim != 1 or not lengths.size or batch not in (None, lengths.shape):
         raise ValueError(f"lengths: expected one per sequence, {batch}, got shape {lengths.shape}")
@@ -110,13 +112,21 @@ def both(mask: Any, other: Mask | None) -> Mask | None:
     """
     if mask is None:
         return other
-    given, mask = mask, np.asarray(mask) if isinstance(mask, (np.ndarray, list)) else None
+    given, mask = mask, _of_list(mask)
     if mask is None or mask.dtype != bool:
         kind = f"{mask.dtype} in a " if mask is not None else ""
         raise TypeError(
             f"mask: expected True where something may be read, got {kind}{shown(given)}"
         )
     return mask if other is None else mask & other  # type: ignore[no-any-return]
+
+
+def _of_list(mask: Any) -> NDArray[Any] | None:
+    """An array of what may be a mask; None for what is none."""
+    try:
+        return np.asarray(mask) if isinstance(mask, (np.ndarray, list)) else None
+    except ValueError:  # a ragged list
+        return None
 
 
 def masked(mask: Mask | None, x: Any, other: float) -> Any:

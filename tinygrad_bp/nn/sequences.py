@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.arguments import choice, flag, wrong_kind
+from tinygrad_bp.arguments import choice, flag, shown, wrong_kind
 from tinygrad_bp.array_rules import broadcast_to, concatenate, stack
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import Activation, check_sizes
@@ -206,12 +206,16 @@ def _steps(xs: Any) -> tuple[list[Any], tuple[int, ...]]:
         shape = (len(xs), *shapes.pop()) if shapes else (0, 0)
     else:
         shape = tuple(getattr(xs, "shape", ()))
-    if len(shape) not in (2, 3):
+    if len(shape) not in (2, 3) or not hasattr(xs, "__getitem__"):
+        given = f", {shape}" if shape else ""
         raise ValueError(
-            f"xs: expected shape (time, batch, features) or (time, features), got {shape}"
+            "xs: expected shape (time, batch, features) or (time, features), got "
+            f"{shown(xs)}{given}"
         )
     if 0 in shape:
-        raise ValueError(f"xs: expected at least one step, sample and feature, got shape {shape}")
+        raise ValueError(
+            f"xs: expected at least one step, sample and feature, got {shown(xs)}, shape {shape}"
+        )
     return _cut(xs, shape[0]), shape[1:-1]
 
 
