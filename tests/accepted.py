@@ -177,6 +177,3 @@ PARAMETERS: dict[str, Accepts] = {
     "condition": condition,
     "dtype": none,
 }  # fmt: skip
-
-# Values that are not yet refused as they should be, by callable and parameter.
-LEFT: dict[str, tuple[str, ...]] = {}

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accepted import LEFT, PARAMETERS, Accepts, anything, node
+from accepted import PARAMETERS, Accepts, anything, node
+from bad_input_left import LEFT
 from bad_values import BAD, BESIDES, ERRORS, complaint, is_leaked
 from public_calls import Call, calls, parameters_of
 

@@ -108,7 +108,7 @@ OF_NUMBERS = {"where": (by_rule, on_values, on_constants, on_arrays_of_values)}
 
 
 def same(x, y):
-    """Equal as IEEE results: nan is nan, infinities and zeros with their signs; else within ULPS."""
+    """Equal as IEEE results, nan and the signs of zeros included; else within ULPS."""
     if math.isnan(x) or math.isnan(y):
         return math.isnan(x) and math.isnan(y)
     if math.isinf(x) or math.isinf(y):
