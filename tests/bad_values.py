@@ -220,7 +220,7 @@ def marks_of(value: Any) -> list[str]:
     if isinstance(value, Path):
         marks.append(str(value))
     if isinstance(value, str):
-        marks += [value] if value else ["''", "nothing"]
+        marks += [value] if len(value) > 3 else ["''", "nothing"] if not value else []
     if hasattr(value, "shape"):
         marks += [f"got {n}" for n in value.shape] + ["got ()"]
         marks += ["empty"] if 0 in value.shape else []
