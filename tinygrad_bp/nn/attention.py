@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_bp.arguments import flag, fraction
+from tinygrad_bp.arguments import flag, fraction, is_integer, out_of_range
 from tinygrad_bp.array_rules import reshape, softmax, transpose
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import Linear, check_arrays, check_features, check_sizes
@@ -134,10 +134,10 @@ class MultiHeadAttention(Module):
         dropout: float = 0.0,
         dtype: Any = np.float64,
     ) -> None:
-        check_sizes(features=features, heads=heads)
+        check_sizes(features=features)
         fraction(dropout, "dropout")
-        if features % heads:
-            raise ValueError(f"heads: expected a divisor of {features}, got {heads!r}")
+        if not is_integer(heads) or heads < 1 or features % heads:
+            raise out_of_range("heads", f"a divisor of {features}", heads)
         rng = init.generator(rng)
         for name in ("q", "k", "v", "o"):
             linear = Linear(features, features, rng=rng, dtype=dtype)
