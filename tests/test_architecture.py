@@ -16,9 +16,9 @@ VISUALIZE = Path(tinygrad_bp.visualize.__file__).parent
 
 # From the bottom to the top. A name stands for a module, or for a package with all it contains.
 LAYERS = [
-    {"recording", "hooks", "interrupts", "text", "files"},
+    {"recording", "hooks", "interrupts", "text", "files", "arguments"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
-    {"operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
+    {"failures", "operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
     {"differentiable", "series"},
     {
         "nn",
@@ -47,7 +47,9 @@ ENGINES = {
     "replay.jax_engine": {"jax"},
     "replay.jax_rules": {"jax"},
 }
-NO_NUMPY = {"recording", "hooks", "interrupts", "text", "graph", "rules", "floats", "value"}
+NO_NUMPY = {
+    *("recording", "hooks", "interrupts", "text", "arguments", "graph", "rules", "floats", "value"),
+}
 ONLY_WHEN_ASKED_FOR = {
     "graphviz",
     "pygraphviz",

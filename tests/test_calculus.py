@@ -589,13 +589,13 @@ def test_constants_may_be_differentiated_by():
 @pytest.mark.parametrize("bad", [1.0, "1", None, True, np.bool_(True)], ids=repr)
 def test_orders_are_integers(bad):
     for f in (lambda: tb.derivative(tb.sin, bad), lambda: tb.taylor(tb.sin, 0.5, bad)):
-        with pytest.raises(TypeError, match="order: expected an int"):
+        with pytest.raises(TypeError, match=r"(order|n): expected an int"):
             f()
 
 
 def test_orders_are_not_negative():
     for f in (lambda: tb.derivative(tb.sin, -1), lambda: tb.taylor(tb.sin, 0.5, -1)):
-        with pytest.raises(ValueError, match="order: expected 0 to 170"):
+        with pytest.raises(ValueError, match=r"(order|n): expected 0 to 170"):
             f()
     assert tb.derivative(tb.sin, np.int64(2))(0.0) == 0.0
     assert tb.taylor(tb.sin, 0.5, 0) == [math.sin(0.5)]

@@ -999,10 +999,10 @@ def test_scope_is_of_its_thread():
 
 @pytest.mark.parametrize("bad", [1, None, b"a"])
 def test_names_must_be_text(bad):
-    with pytest.raises(TypeError, match=f"must be a str, got {type(bad).__name__}"):
+    with pytest.raises(TypeError, match=f"expected a str, got {type(bad).__name__}"):
         scope(bad)
     a = Value(1.0, "w")
-    with pytest.raises(TypeError, match=f"must be a str, got {type(bad).__name__}"):
+    with pytest.raises(TypeError, match=f"expected a str, got {type(bad).__name__}"):
         a.label = bad
     assert a.label == "w"
 

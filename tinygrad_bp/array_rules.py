@@ -19,6 +19,18 @@ from itertools import pairwise
 from numbers import Integral
 from typing import Any, Literal, get_args
 
+from tinygrad_bp.arguments import (
+    choice,
+    count,
+    flag,
+    integer,
+    is_integer,
+    real,
+    several,
+    shown,
+    wrong_kind,
+)
+
 M = Any  # a namespace of array functions
 X = Any  # whatever that namespace computes with
 Axis = int | tuple[int, ...] | None
@@ -52,8 +64,6 @@ class ArrayRule:
         analytic: bool,
         forward: Forward,
     ) -> None:
-        if forward not in get_args(Forward):
-            raise ValueError(f"forward: expected one of {get_args(Forward)}, got {forward!r}")
         self.analytic = analytic
         self.forward = forward
         self.value = value
@@ -83,7 +93,7 @@ class ArrayRule:
         for index in _flat(parameters):
             if hasattr(type(index), "_interpret"):  # one that is being recorded
                 return type(index)._interpret(self, operands, parameters, options)
-        kinds = ", ".join(type(operand).__name__ for operand in operands)
+        kinds = ", ".join(type(operand).__name__ for operand in operands[:5])
         raise TypeError(
             f"{self.name}: expected a Tensor or an array made by tb.values(), got {kinds}; "
             "wrap an array as tb.Tensor(array)"
@@ -143,6 +153,9 @@ def structural(
     table: dict[str, ArrayRule] | None = ARRAY_RULES,
 ) -> Callable[[Callable[..., Any]], ArrayRule]:
     """Make a rule of the decorated function `value(m, *operands, ...)`, given its pullbacks."""
+    choice(forward, "forward", get_args(Forward))
+    flag(takes_sequence, "takes_sequence")
+    flag(analytic, "analytic")
 
     def decorate(value: Callable[..., Any]) -> ArrayRule:
         rule = ArrayRule(value, pullbacks, takes_sequence, analytic, forward)
@@ -162,6 +175,13 @@ def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
         return tuple(range(ndim))
     axes: Any = (axis,) if isinstance(axis, Integral) else axis
     return tuple(int(a) % ndim for a in axes) if ndim else ()
+
+
+def _check_axis(axis: Any, what: str) -> None:
+    """Raise for what numpy would take for an axis, and is none."""
+    for a in axis if isinstance(axis, (tuple, list)) else (axis,):
+        if not (is_integer(a) or axis is None):
+            raise wrong_kind(what, "an int or a tuple of ints", axis)
 
 
 def _count(x: X, axis: Axis) -> int:
@@ -310,17 +330,21 @@ def explicit(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
         ValueError: they do not fit the number of operands or their dimensions.
     """
     if not isinstance(subscripts, str):
-        raise TypeError(f"einsum: subscripts must be a str, got {type(subscripts).__name__}")
+        raise wrong_kind("einsum: subscripts", "a str", subscripts)
     left, arrow, output = subscripts.replace(" ", "").partition("->")
     inputs = left.split(",")
     if len(inputs) != len(ranks):
-        raise ValueError(f"einsum: {subscripts!r} names {len(inputs)} operands, got {len(ranks)}")
+        raise ValueError(
+            f"einsum: subscripts {subscripts!r:.60} name {len(inputs)} operands, got {len(ranks)}"
+        )
     free = [
         c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in subscripts
     ]
     widths = [rank - len(s.replace("...", "")) for s, rank in zip(inputs, ranks, strict=True)]
     if any(w < 0 or (w > 0 and "..." not in s) for w, s in zip(widths, inputs, strict=True)):
-        raise ValueError(f"einsum: {subscripts!r} does not fit operands of {ranks} dimensions")
+        raise ValueError(
+            f"einsum: subscripts {subscripts!r:.60} do not fit operands of {ranks!s:.60} dimensions"
+        )
     dots = "".join(free[: sorted(widths)[-1]])
     spelled = [s.replace("...", dots[len(dots) - w :]) for s, w in zip(inputs, widths, strict=True)]
     if arrow and dots and "..." not in output:
@@ -345,6 +369,8 @@ def einsum(subscripts: str, *operands: Any) -> Any:
         subscripts: one letter per axis; a letter missing on the right is summed over.
         operands: the arrays.
     """
+    if operands and not any(hasattr(type(x), "_interpret") for x in operands):
+        raise wrong_kind("einsum: operands", "a Tensor or Values among them", operands[0])
     return contract(operands, subscripts)
 
 
@@ -491,7 +517,7 @@ def logsumexp(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     peak = _peak(m, x, axis)
     total = m.sum(m.exp(x - peak), axis=axis, keepdims=True)
     result = m.log(total) + peak
-    return result if keepdims else m.sum(result, axis=axis)
+    return result if flag(keepdims, "logsumexp: keepdims") else m.sum(result, axis=axis)
 
 
 def softmax_dx(m: M, g: X, y: X, x: X, axis: Axis = -1) -> X:
@@ -551,16 +577,15 @@ def astype_dx(m: M, g: X, y: X, x: X, dtype: Any) -> X:
 @structural(astype_dx, forward="linear")
 def astype(m: M, x: X, dtype: Any) -> X:
     """The same numbers as float32 or float64"""
-    import numpy as np
+    from tinygrad_bp.arrays import dtype_of
 
-    if np.dtype(dtype) not in (np.float32, np.float64):
-        raise TypeError(f"astype: expected float32 or float64, got {np.dtype(dtype)}")
-    return m.astype(x, np.dtype(dtype))
+    return m.astype(x, dtype_of(dtype, "astype: dtype"))
 
 
 @structural(reshape_dx, forward="linear")
 def expand_dims(m: M, x: X, axis: int | tuple[int, ...]) -> X:
     """A new axis of length 1 at a position, or several"""
+    _check_axis(axis, "expand_dims: axis")
     return m.expand_dims(x, axis)
 
 
@@ -587,6 +612,7 @@ def flip_dx(m: M, g: X, y: X, x: X, axis: Axis = None) -> X:
 @structural(flip_dx, forward="linear")
 def flip(m: M, x: X, axis: Axis = None) -> X:
     """The elements in reverse order along an axis, several, or all"""
+    _check_axis(axis, "flip: axis")
     return m.flip(x, axis)
 
 
@@ -600,12 +626,16 @@ def pad_widths(pad_width: Any, ndim: int) -> list[tuple[int, int]]:
     """numpy's forms of a padding width, n, (n, m) or one pair per axis, as one pair per axis."""
     import numpy as np
 
-    return [(int(a), int(b)) for a, b in np.broadcast_to(pad_width, (ndim, 2))]
+    given = np.asarray(pad_width)
+    if given.dtype.kind not in "iu" or (given < 0).any():
+        raise wrong_kind("pad: pad_width", "an int, a pair, or a pair for each axis", pad_width)
+    return [(int(a), int(b)) for a, b in np.broadcast_to(given, (ndim, 2))]
 
 
 @structural(pad_dx)
 def pad(m: M, x: X, pad_width: Any, constant_values: float = 0.0) -> X:
     """A border of a constant around the array"""
+    constant_values = real(constant_values, "pad: constant_values")
     return m.pad(x, pad_widths(pad_width, len(x.shape)), constant_values=constant_values)
 
 
@@ -616,7 +646,7 @@ def tril_dx(m: M, g: X, y: X, x: X, k: int = 0) -> X:
 @structural(tril_dx, forward="linear")
 def tril(m: M, x: X, k: int = 0) -> X:
     """The lower triangle, zeros above diagonal k"""
-    return m.tril(x, k)
+    return m.tril(x, integer(k, "tril: k"))
 
 
 def triu_dx(m: M, g: X, y: X, x: X, k: int = 0) -> X:
@@ -626,7 +656,7 @@ def triu_dx(m: M, g: X, y: X, x: X, k: int = 0) -> X:
 @structural(triu_dx, forward="linear")
 def triu(m: M, x: X, k: int = 0) -> X:
     """The upper triangle, zeros below diagonal k"""
-    return m.triu(x, k)
+    return m.triu(x, integer(k, "triu: k"))
 
 
 # --- selecting and joining ----------------------------------------------------------------------
@@ -678,8 +708,10 @@ def take_along_axis_dx(m: M, g: X, y: X, x: X, indices: Any, axis: int) -> X:
 @structural(take_along_axis_dx, forward="linear")
 def take_along_axis(m: M, x: X, indices: Any, axis: int) -> X:
     """One element per row, at the positions of an integer array of the same number of axes"""
-    if not isinstance(axis, Integral):
-        raise TypeError(f"take_along_axis: axis must be an int, got {type(axis).__name__}")
+    if not is_integer(axis):
+        raise wrong_kind("take_along_axis: axis", "an int", axis)
+    if not hasattr(indices, "dtype"):
+        raise wrong_kind("take_along_axis: indices", "an array of integers", indices)
     return m.take_along_axis(x, indices, axis)
 
 
@@ -696,7 +728,9 @@ def concatenate_dx(m: M, g: X, y: X, operands: Sequence[X], which: int, axis: in
 def concatenate(m: M, operands: Sequence[X], axis: int = 0) -> X:
     """Arrays joined along an axis they have"""
     if axis is None:
-        raise TypeError("concatenate: axis must be an int; reshape the arrays to flatten them")
+        raise TypeError(
+            "concatenate: axis: expected an int, got None; reshape the arrays to flatten them"
+        )
     return m.concatenate(operands, axis)
 
 
@@ -722,17 +756,22 @@ def split(x: Any, sections: Any, axis: int = 0) -> list[Any]:
     Raises:
         ValueError: the axis cannot be cut into so many equal parts.
     """
-    if not hasattr(type(x), "_interpret"):
-        raise TypeError(f"split: expected a Tensor or Values, got {type(x).__name__}")
+    if not hasattr(type(x), "_interpret") or not hasattr(x, "shape"):
+        raise TypeError(f"split: x: expected a Tensor or Values, got {shown(x)}")
+    axis = integer(axis, "split: axis")
+    if not -len(x.shape) <= axis < len(x.shape):
+        raise IndexError(f"split: axis: expected one of {len(x.shape)}, got {axis}")
     length = x.shape[axis]
-    if isinstance(sections, Integral):
+    if is_integer(sections):
         sections = int(sections)
         if sections < 1 or length % sections:
-            raise ValueError(f"split: an axis of length {length} has no {sections} equal parts")
+            given = shown(sections)
+            raise ValueError(f"split: sections: length {length} has no {given} equal parts")
         step = length // sections
         cuts = list(range(0, length + 1, step))
     else:
-        cuts = [0, *sections, length]
+        positions = several(sections, "split: sections", "positions")
+        cuts = [0, *(integer(position, "split: sections") for position in positions), length]
     before = (slice(None),) * (axis % len(x.shape))
     return [x[(*before, slice(start, stop))] for start, stop in pairwise(cuts)]
 
@@ -753,12 +792,20 @@ def one_hot(indices: Any, classes: int, dtype: Any = None) -> Any:
         return indices.one_hot(classes, dtype)
     import numpy as np
 
-    indices = np.asarray(indices)
-    if indices.dtype.kind not in "iu":
-        raise TypeError(f"one_hot: indices must be integers, got {indices.dtype}")
+    from tinygrad_bp.arrays import dtype_of, integers
+
+    indices, classes = integers(indices, "one_hot: indices"), count(classes, "one_hot: classes")
     if indices.size and not (indices.min() >= 0 and indices.max() < classes):
         raise ValueError(
             f"one_hot: indices must lie in 0 ... {classes - 1}, "
             f"got {indices.min()} ... {indices.max()}"
         )
-    return np.eye(classes, dtype=dtype)[indices]
+    dtype = np.dtype(np.float64) if dtype is None else dtype_of(dtype, "one_hot: dtype")
+    if classes <= _FEW:
+        return np.eye(classes, dtype=dtype)[indices]
+    rows = np.zeros((indices.size, classes), dtype)
+    rows[np.arange(indices.size), indices.ravel()] = 1.0
+    return rows.reshape(*indices.shape, classes)
+
+
+_FEW = 64  # classes of which the unit matrix is quickly made

@@ -34,7 +34,6 @@ from numpy import (
     maximum,
     minimum,
     pad,
-    power,
     sin,
     sinh,
     sqrt,
@@ -50,6 +49,8 @@ from numpy import (
 )
 from numpy.polynomial.chebyshev import chebval
 from numpy.typing import NDArray
+
+from tinygrad_bp.arguments import out_of_range, wrong_kind
 
 __all__ = [
     "absolute",
@@ -107,6 +108,44 @@ __all__ = [
 Array = NDArray[Any]
 Axis = Any  # int, tuple of int, or None
 
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def dtype_of(dtype: Any, what: str = "dtype") -> np.dtype[Any]:
+    """float32 or float64, by any of its names.
+
+    Raises:
+        TypeError: it is another one, or none.
+    """
+    if dtype is float or isinstance(dtype, (str, np.dtype)) or _is_scalar_type(dtype):
+        try:
+            found: np.dtype[Any] = np.dtype(dtype)
+        except (TypeError, ValueError):
+            raise out_of_range(what, "float32 or float64", dtype) from None
+        if found in DTYPES:
+            return found
+        raise TypeError(f"{what}: expected float32 or float64, got {found}")
+    raise wrong_kind(what, "float32 or float64", dtype)
+
+
+def integers(x: Any, what: str) -> Array:
+    """An array of integers.
+
+    Raises:
+        TypeError: it is made of something else.
+    """
+    try:
+        array = np.asarray(x)
+    except Exception:  # ragged lists, and whatever an object of another library may raise
+        raise wrong_kind(what, "integers", x) from None
+    if array.dtype.kind not in "iu" or isinstance(x, np.ma.MaskedArray):
+        raise wrong_kind(what, "integers", x)
+    return array
+
+
+def _is_scalar_type(x: Any) -> bool:
+    return isinstance(x, type) and issubclass(x, (np.generic, int, complex))
+
 
 # numpy's functions of these names add a microsecond of Python to what their ufuncs do.
 
@@ -125,6 +164,16 @@ def max(x: Any, axis: Axis = None, keepdims: Any = False) -> Any:
 
 def min(x: Any, axis: Axis = None, keepdims: Any = False) -> Any:
     return np.minimum.reduce(x, axis=axis, keepdims=keepdims)
+
+
+def power(x: Any, y: Any) -> Any:
+    result = np.power(x, y)
+    if y != 0.5 if type(y) is float else not np.equal(y, 0.5).any():
+        return result
+    # Where the exponent is the same all along, numpy takes the square root: nan at -inf, and -0
+    # at -0. Elsewhere, as in C (C99, annex F.9.4.4), these are inf and 0.
+    half = np.where(np.equal(x, -np.inf), np.inf, result + 0.0)
+    return np.where(np.equal(y, 0.5), half, result)
 
 
 def reshape(x: Array, shape: Any) -> Array:

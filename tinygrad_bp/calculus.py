@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygrad_bp.arguments import choice, flag
 from tinygrad_bp.containers import (
     leaves_of,
     nodes_of,
@@ -30,6 +31,7 @@ from tinygrad_bp.evaluation import (
     Argnums,
     Run,
     check_call,
+    check_function,
     check_order,
     coefficient_at,
     detached,
@@ -105,7 +107,8 @@ def value_and_grad(
     Raises:
         See `grad`.
     """
-    check_call(f, argnums)
+    check_call(f, argnums, create_graph)
+    flag(has_aux, "has_aux")
 
     @functools.wraps(f, updated=())
     def derivative(*args: Any, **kwargs: Any) -> Any:
@@ -144,6 +147,7 @@ def vjp(f: Callable[..., Any], *primals: Any, create_graph: bool | None = None) 
     Raises:
         TypeError, ValueError: see `grad`; u has another shape than the value.
     """
+    check_function(f, create_graph)
     run = Run(f, range(len(primals)), primals, {}, create_graph)
     root = node_of(run.result, f)
     run.close()
@@ -215,10 +219,8 @@ def jacobian(
         TypeError: see `grad`.
         ValueError: the mode is unknown.
     """
-    if mode not in ("auto", "reverse", "forward"):
-        raise ValueError(f"mode: expected 'auto', 'reverse' or 'forward', got {mode!r}")
-
-    check_call(f, argnums)
+    choice(mode, "mode", ("auto", "reverse", "forward"))
+    check_call(f, argnums, create_graph)
 
     @functools.wraps(f, updated=())
     def matrix(*args: Any, **kwargs: Any) -> Any:
@@ -253,7 +255,7 @@ def hessian(
     Raises:
         See `grad`.
     """
-    check_call(f, argnums)
+    check_call(f, argnums, create_graph)
 
     @functools.wraps(f, updated=())
     def matrix(*args: Any, **kwargs: Any) -> Any:
@@ -288,6 +290,7 @@ def hvp(
     Raises:
         See `grad` and `jvp`.
     """
+    check_function(f, create_graph)
     argnums: Any = tuple(range(len(primals))) if type(primals) is tuple else 0
     return jvp(grad(f, argnums), primals, tangents, create_graph=create_graph)[1]
 
@@ -310,7 +313,8 @@ def derivative(f: Callable[..., Any], n: int = 1, *, create_graph: bool | None =
         >>> derivative(lambda x: x**5, 3)(2.0)
         240.0
     """
-    check_order(n)
+    check_function(f, create_graph)
+    check_order(n, "n")
 
     @functools.wraps(f, updated=())
     def function(x: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp import arrays
+from tinygrad_bp.arguments import at_least_zero, choice, flag, function, several
 from tinygrad_bp.graph import Node, topological_order
 from tinygrad_bp.recording import no_grad
 from tinygrad_bp.rules import Rule
@@ -95,11 +96,15 @@ def check_gradients(
         >>> bool(check_gradients(lambda x: x * x.tanh(), [x]))
         True
     """
-    leaves = [inputs] if isinstance(inputs, (Value, Tensor, Values)) else list(inputs)
+    function(f, "f")
+    one = isinstance(inputs, (Value, Tensor, Values))
+    leaves = [inputs] if one else several(inputs, "inputs", "leaves")
     _check_leaves(leaves)
     steps = {"central differences": _central, "complex step": _complex_step}
-    if method not in steps:
-        raise ValueError(f"method: expected one of {sorted(steps)}, got {method!r}")
+    choice(method, "method", steps)
+    flag(raise_on_failure, "raise_on_failure")
+    rtol = rtol if rtol is None else at_least_zero(rtol, "rtol")
+    atol = atol if atol is None else at_least_zero(atol, "atol")
     exact = method == "complex step"
     gradients, size = _swept(f, leaves)
     rtol = (1e-12 if exact else 1e-6) if rtol is None else rtol

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinygrad_bp.arguments import wrong_kind
 from tinygrad_bp.containers import like_elements
 from tinygrad_bp.differentiable import check_leaf_data
 from tinygrad_bp.graph import MORE, Node, Segment, born
@@ -62,7 +63,7 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         >>> y.backward()
     """
     if not callable(function):
-        raise TypeError(f"checkpoint: expected a function, got {type(function).__name__}")
+        raise wrong_kind("function", "a function", function)
     scope = resolve(current_state())
     if scope is None:
         return function(*args, **kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import out_of_range, shown
 from tinygrad_bp.nn.module import Module, substituted
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor, as_array
@@ -35,7 +36,10 @@ def leaves_of(tree: Any, name: str, *, further: bool = False) -> list[tuple[str,
     Raises:
         TypeError: something in it is neither a number, nor an array, nor a node, nor a container.
     """
-    return list(_walk(tree, name, further))
+    try:
+        return list(_walk(tree, name, further))
+    except RecursionError:
+        raise out_of_range(name, "a structure that ends", tree) from None
 
 
 def nodes_of(tree: Any, name: str) -> list[Any]:
@@ -70,7 +74,7 @@ def _walk(tree: Any, name: str, further: bool) -> Iterator[tuple[str, Any]]:
         for i, part in enumerate(tree):
             yield from _walk(part, f"{name}[{i}]", further)
     elif isinstance(tree, (bool, np.bool_)):
-        raise TypeError(f"{name}: there is no derivative by a bool; expected a number or an array")
+        raise TypeError(f"{name}: expected a number or an array, got a bool, {tree}")
     elif isinstance(tree, (int, float, np.integer, np.floating)):
         yield name, Value(float(tree), requires_grad=False)
     elif isinstance(tree, np.ndarray):
@@ -78,7 +82,7 @@ def _walk(tree: Any, name: str, further: bool) -> Iterator[tuple[str, Any]]:
     else:
         raise TypeError(
             f"{name}: expected a number, an array, a Value, a Tensor, Values, a Module, or a list, "
-            f"tuple or dict of them, got {type(tree).__name__}"
+            f"tuple or dict of them, got {shown(tree)}"
         )
 
 

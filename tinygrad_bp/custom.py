@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp import array_rules, floats, rules
+from tinygrad_bp.arguments import flag, integer, several, shown, wrong_kind
 from tinygrad_bp.array_rules import ArrayRule, Forward, Pullback
 from tinygrad_bp.calculus import grad, jvp
 from tinygrad_bp.check import check_gradients
@@ -67,6 +68,7 @@ def elementwise(
         >>> softsign(Value(1.0))
         Value(0.5)
     """
+    flag(check, "check")
     make = rules.elementwise(
         dx,
         *more,
@@ -134,13 +136,15 @@ def structural(
     )
 
     if not pullbacks or not all(map(callable, pullbacks)):
-        raise TypeError("structural: expected a pullback for each operand: @tb.structural(pull)")
+        given = shown(next((pull for pull in pullbacks if not callable(pull)), None))
+        raise TypeError(
+            "structural: pullbacks: expected a function for each operand, "
+            f"@tb.structural(pull), got {given}"
+        )
+    check = several(check, "check", "tuples of arguments")
     for arguments in check:
         if not isinstance(arguments, tuple):
-            raise TypeError(
-                "check: expected tuples of arguments, [(x, ...), ...], got a "
-                f"{type(arguments).__name__} among them"
-            )
+            raise wrong_kind("check", "tuples of arguments, [(x, ...), ...]", arguments)
 
     def decorate(value: Callable[..., Any]) -> ArrayRule:
         rule = make(value)
@@ -166,8 +170,14 @@ def check_rule(rule: Rule | ArrayRule, *examples: tuple[Any, ...], seed: int = 0
     Raises:
         ValueError: something does not hold. The message says what, and where.
     """
+    if not isinstance(rule, (Rule, ArrayRule)):
+        raise wrong_kind("rule", "an operation", rule)
+    for example in examples:
+        if not isinstance(example, tuple):
+            raise wrong_kind("examples", "tuples of arguments", example)
+    random = np.random.default_rng(integer(seed, "seed", 0))
     try:
-        _check(rule, examples, np.random.default_rng(seed))
+        _check(rule, examples, random)
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith(f"{rule.name}:"):
             raise

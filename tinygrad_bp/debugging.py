@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import flag
 from tinygrad_bp.graph import Node, Step
 from tinygrad_bp.recording import Label, Observer, _Mode, current_state, resolve
 
@@ -48,7 +49,7 @@ class detect_anomaly(_Mode, Observer):
     """
 
     def __init__(self, infinite: bool = True) -> None:
-        self.infinite = infinite
+        self.infinite = flag(infinite, "infinite")
 
     def _observers(self, outer: tuple[Observer, ...]) -> tuple[Observer, ...]:
         return (*outer, self)

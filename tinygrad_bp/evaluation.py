@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygrad_bp import array_rules
+from tinygrad_bp.arguments import flag_or_none, is_integer, out_of_range, shown, wrong_kind
 from tinygrad_bp.containers import (
     elements_of,
     filled,
@@ -222,6 +223,7 @@ def run_forward(
     f: Callable[..., Any], primals: Any, tangents: Any, order: int, create_graph: bool | None
 ) -> tuple[Any, int, bool]:
     """A function of series; what it returned, their tag, and whether results are to be nodes."""
+    check_function(f, create_graph)
     several = type(primals) is tuple  # and not a named one, which is a structure
     if several and not isinstance(tangents, tuple):
         raise TypeError(f"tangents: expected a tuple like primals, got {kind_of(tangents)}")
@@ -271,17 +273,23 @@ def coefficient_at(x: Any, k: int, tag: int) -> Any:
 # --- functions, arguments and results -----------------------------------------------------------
 
 
-def check_call(f: Any, argnums: Any) -> None:
-    """Raise TypeError if f is no function, or argnums are no positions or names."""
+def check_function(f: Any, create_graph: Any) -> None:
+    """Raise TypeError if f is no function, or create_graph no truth value."""
     if not callable(f):
         raise TypeError(
-            f"f: expected a function, got {kind_of(f)}; the gradient of a node is node.backward()"
+            f"f: expected a function, got {shown(f)}; the gradient of a node is node.backward()"
         )
+    flag_or_none(create_graph, "create_graph")
+
+
+def check_call(f: Any, argnums: Any, create_graph: Any = None) -> None:
+    """Raise TypeError if f is no function, or argnums are no positions or names."""
+    check_function(f, create_graph)
     several = argnums if isinstance(argnums, (list, tuple, range)) else [argnums]
     for key in several:
         if not isinstance(key, (int, str, np.integer)) or isinstance(key, bool):
             raise TypeError(
-                f"argnums: expected positions or names of arguments, got {kind_of(argnums)}; the "
+                f"argnums: expected positions or names of arguments, got {shown(argnums)}; the "
                 "arguments themselves come after: grad(f)(x)"
             )
 
@@ -378,12 +386,12 @@ def seed_of(root: Any, cotangent: Any, what: str) -> Any:
     return cotangent
 
 
-def check_order(n: Any) -> None:
+def check_order(n: Any, what: str = "order") -> None:
     """Raise if an order is not an integer from 0 to 170."""
-    if not isinstance(n, (int, np.integer)) or isinstance(n, bool):
-        raise TypeError(f"order: expected an int, got {kind_of(n)}")
+    if not is_integer(n):
+        raise wrong_kind(what, "an int", n)
     if not 0 <= n <= 170:  # 171! is no float
-        raise ValueError(f"order: expected 0 to 170, got {n}")
+        raise out_of_range(what, "0 to 170", n)
 
 
 def _stacked(parts: Sequence[Any], like: Any, shape: tuple[int, ...], axis: int) -> Any:
@@ -459,4 +467,4 @@ def name_of(f: Callable[..., Any]) -> str:
 
 def kind_of(x: Any) -> str:
     """What something is, for messages."""
-    return f"{type(x).__name__} {x!r}"[:60]
+    return shown(x)

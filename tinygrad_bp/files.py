@@ -23,6 +23,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import file_path
+
 try:
     import fcntl
 except ImportError:  # on Windows a file that is open cannot be removed, which does as well
@@ -39,7 +41,6 @@ _MAGIC = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 # of memory where brackets are within brackets.
 _TOKEN = rb"""[\s,:()\[\]]|'[^'\\\n]*'|"[^"\\\n]*"|\d+\b|True\b|False\b"""
 _HEADER = re.compile(rb"\s*\{(?:" + _TOKEN + rb"){,500}\}")
-
 
 # --- writing -------------------------------------------------------------------------------------
 
@@ -58,7 +59,9 @@ def write_whole(path: Path_, content: bytes) -> None:
             there.
         OSError: it cannot be written.
     """
-    path = Path(path)
+    path = file_path(path, "path")
+    if not path.name:
+        raise ValueError(f"{path}: expected the path of a file, got a folder")
     mode = _mode_of(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}")

@@ -22,6 +22,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
+from tinygrad_bp.arguments import flag, wrong_kind
 from tinygrad_bp.hooks import Hook, HookHandle, any_hooks, hooked, hooks_of
 from tinygrad_bp.interrupts import Write, commit_lock
 from tinygrad_bp.recording import Label, Observer, Scope, current_state, observers_of
@@ -117,7 +118,7 @@ class Node:
     @label.setter
     def label(self, text: str) -> None:
         if not isinstance(text, str):
-            raise TypeError(f"label must be a str, got {type(text).__name__}")
+            raise wrong_kind("label", "a str", text)
         line, hooks = self.line, hooks_of(self)
         needed = text or line or hooks
         self._place = Label(text, self.scope, line, hooks) if needed else self.scope
@@ -196,6 +197,8 @@ def topological_order(root: Node) -> list[Node]:
     It is the order in which they were made. The search for them is iterative, so no graph is too
     deep, and visits each edge once. The root comes last.
     """
+    if not isinstance(root, Node):
+        raise wrong_kind("root", "a Value or a Tensor", root)
     return _search(root)[0]
 
 
@@ -407,6 +410,7 @@ def backward(root: Node, gradient: Any = None, leaves_only: bool = False) -> Non
     All arithmetic happens before the first write, and the writes happen together.
     """
     seed = _checked_seed(root, gradient)
+    flag(leaves_only, "leaves_only")
     with root._arithmetic():
         flight, leaves = _swept(root, seed, leaves_only)
         if leaves_only:
@@ -437,7 +441,7 @@ def commit(gradients: dict[Node, Any], leaves: Iterable[Node]) -> None:
 
 def _checked_seed(root: Node, gradient: Any) -> Any:
     if not isinstance(root, Node):
-        raise TypeError(f"expected a Value or a Tensor, got {type(root).__name__}")
+        raise wrong_kind("root", "a Value or a Tensor", root)
     if not root.requires_grad:
         raise ValueError(
             "this node requires no gradient: it is a constant, was detached, or was computed "

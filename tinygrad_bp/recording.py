@@ -16,6 +16,8 @@ from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
+from tinygrad_bp.arguments import integer, text
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -334,8 +336,9 @@ class scope(_Block):
     __slots__ = ("index", "name")
 
     def __init__(self, name: str, index: int | None = None) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"scope: name must be a str, got {type(name).__name__}")
+        text(name, "scope: name")
+        if index is not None:
+            integer(index, "scope: index")
         self.name = name
         self.index = index
 

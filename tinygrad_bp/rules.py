@@ -21,6 +21,8 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
+from tinygrad_bp.arguments import flag, function, is_real, text, wrong_kind
+
 M = Any  # a namespace of elementary functions
 X = Any  # whatever that namespace computes with
 Partial = Callable[..., Any] | float | None
@@ -130,22 +132,42 @@ def elementwise(
     The partials come in the order of the operands; `Rule` explains the rest. The rule is entered in
     the table, if there is one.
     """
-    domains: Any = (domain,) if isinstance(domain[0], Real) else domain
+    partials = (dx, *more)
+    for partial in partials:
+        if not (partial is None or callable(partial) or is_real(partial)):
+            raise wrong_kind("dx, more", "a function, a number or None", partial)
+    domains = _domains(domain)
+    text(kinks, "kinks")
+    flag(analytic, "analytic")
+    shown_as = textbook if isinstance(textbook, tuple) else (textbook,)
+    for formula in shown_as:
+        function(formula, "textbook")
 
     def decorate(value: Callable[..., Any]) -> Rule:
         rule = Rule(
             value,
-            (dx, *more),
+            partials,
             domain=domains,
             kinks=kinks,
             analytic=analytic and not kinks,
-            textbook=textbook if isinstance(textbook, tuple) else (textbook,),
+            textbook=shown_as,
         )
         if table is not None and table.setdefault(rule.name, rule) is not rule:
             raise ValueError(f"there is a rule {rule.name!r} already; give this one another name")
         return rule
 
     return decorate
+
+
+def _domains(domain: Any) -> tuple[tuple[float, float], ...]:
+    """An interval, or one for each operand, as intervals."""
+    several = isinstance(domain, (tuple, list)) and domain and not is_real(domain[0])
+    intervals = domain if several else (domain,)
+    for interval in intervals:
+        pair = isinstance(interval, (tuple, list)) and len(interval) == 2
+        if not (pair and all(map(is_real, interval)) and interval[0] < interval[1]):
+            raise wrong_kind("domain", "an interval (low, high), or one for each operand", interval)
+    return tuple((float(low), float(high)) for low, high in intervals)
 
 
 # --- arithmetic ---------------------------------------------------------------------------------

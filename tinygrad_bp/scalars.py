@@ -23,13 +23,15 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, NDArray
 
 from tinygrad_bp import array_rules, rules
+from tinygrad_bp.arguments import flag, is_integer, out_of_range, shown, text, wrong_kind
 from tinygrad_bp.array_rules import ArrayRule
+from tinygrad_bp.failures import explained, mismatch
 from tinygrad_bp.graph import set_grad
 from tinygrad_bp.interrupts import Write, write
 from tinygrad_bp.numpy_protocol import array_function, array_ufunc
 from tinygrad_bp.operators import FunctionMethods
 from tinygrad_bp.rules import Rule
-from tinygrad_bp.tensor import NO_MIX, Tensor, as_array
+from tinygrad_bp.tensor import DEEPEST, NO_MIX, Tensor, as_array
 from tinygrad_bp.value import Value
 
 # The elements are Values, which numpy's types cannot say.
@@ -126,7 +128,10 @@ class Values(FunctionMethods, _ObjectArray):
 
     def item(self, *index: Any) -> Any:
         """The one number, or with an index the number at that place."""
-        return float(super().item(*index))
+        try:
+            return float(super().item(*index))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _wrong_index(index, self.shape, error) from None
 
     def _collect(self, number: Callable[[Value], Any]) -> NDArray[np.float64]:
         return np.array([number(v) for v in self.flat], np.float64).reshape(self.shape)
@@ -146,9 +151,13 @@ class Values(FunctionMethods, _ObjectArray):
         """The operators are numpy's loops over the elements' own; the rest is as for a Tensor."""
         if ufunc not in _OPERATORS or method != "__call__" or options:
             return array_ufunc(self, ufunc, method, *inputs, **options)
-        plain = [_objects(x) for x in inputs]
+        name = _NAMES.get(ufunc, ufunc.__name__)
+        plain = [_objects(x, name) for x in inputs]
         with np.errstate(all="ignore"):  # what numpy thinks of objects is no news
-            result = ufunc(*plain)
+            try:
+                result = ufunc(*plain)
+            except ValueError:
+                raise mismatch(name, plain) from None
         if ufunc is np.matmul:  # over an axis of length 0 it gives plain zeros
             result = _all_values(result)
         return _wrap(result) if isinstance(result, np.ndarray) and result.ndim else result
@@ -267,9 +276,12 @@ class Values(FunctionMethods, _ObjectArray):
         """Apply a rule to operands of which at least one is an array of Values."""
         if isinstance(rule, Rule):
             return _each(rule, *operands)
-        plain = [_objects(x) for x in operands]
+        plain = [_objects(x, rule.name) for x in operands]
         with np.errstate(all="ignore"):  # as for the operators
-            result = rule.apply(_Namespace, plain, parameters, options or {})
+            try:
+                result = rule.apply(_Namespace, plain, parameters, options or {})
+            except Exception as error:
+                raise explained(rule, plain, parameters, options or {}, error) from None
         return _wrap(_all_values(result))
 
 
@@ -291,6 +303,11 @@ _OPERATORS = {
 }
 
 
+_NAMES: dict[Any, str] = {np.true_divide: "divide"} | dict.fromkeys(
+    (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal), "comparison"
+)
+
+
 def values(data: ArrayLike, label: str = "", requires_grad: bool = True) -> Any:
     """An array of Values with the given numbers, each a leaf of its own; of one number, a Value.
 
@@ -302,12 +319,16 @@ def values(data: ArrayLike, label: str = "", requires_grad: bool = True) -> Any:
     Raises:
         TypeError: data is not made of real numbers.
     """
-    if isinstance(data, (list, tuple)) and _holds_values(data):
-        cells = np.array(data, dtype=object)
+    if isinstance(data, (list, tuple)) and _holds_values(data, 0):
+        try:
+            cells = np.array(data, dtype=object)
+        except ValueError:
+            raise out_of_range("values", "lists of one shape", data) from None
         if any(isinstance(cell, (list, tuple)) for cell in cells.flat):
             raise ValueError("values: expected lists of one shape, got ragged ones")
         return _wrap(_all_values(cells))
     numbers = as_array(data, "values")
+    requires_grad, label = flag(requires_grad, "requires_grad"), text(label, "label")
     if not numbers.ndim:
         return Value(numbers.item(), label, requires_grad)
     result = np.empty(numbers.shape, dtype=object)
@@ -318,9 +339,19 @@ def values(data: ArrayLike, label: str = "", requires_grad: bool = True) -> Any:
     return result.view(Values)
 
 
-def _holds_values(data: Sequence[Any]) -> bool:
+def _wrong_index(index: Any, shape: tuple[int, ...], error: Exception) -> Exception:
+    kind = TypeError if isinstance(error, TypeError) else IndexError
+    listed = ", ".join(map(shown, index[:4])) or "none"
+    return kind(f"index: expected a place in the shape {shape}, got {listed}")
+
+
+def _holds_values(data: Sequence[Any], depth: int) -> bool:
+    if depth > DEEPEST:
+        raise out_of_range("values", f"lists at most {DEEPEST} deep", data)
     return any(
-        _holds_values(x) if isinstance(x, (list, tuple)) else isinstance(x, (Value, Values))
+        _holds_values(x, depth + 1)
+        if isinstance(x, (list, tuple))
+        else isinstance(x, (Value, Values))
         for x in data
     )
 
@@ -334,7 +365,7 @@ def _zero_dimensional(x: Any) -> Any:
     return cell
 
 
-def _objects(x: Any) -> Any:
+def _objects(x: Any, what: str) -> Any:
     """An operand as a plain array of Values, or of numbers."""
     if isinstance(x, Values):
         return x.view(np.ndarray)
@@ -343,8 +374,8 @@ def _objects(x: Any) -> Any:
     if isinstance(x, np.ndarray) and x.dtype == object:
         return x  # made by _zero_dimensional
     if isinstance(x, Tensor):
-        raise TypeError(NO_MIX)
-    return as_array(x, "array of Values").astype(object)
+        raise TypeError(f"{what}: {NO_MIX}")
+    return as_array(x, what).astype(object)
 
 
 def _wrap(result: Any) -> Any:
@@ -372,10 +403,13 @@ _detached = np.frompyfunc(lambda x: x.detach() if isinstance(x, Value) else x, 1
 def _each(rule: Rule, *operands: Any) -> Any:
     """An elementwise rule, mapped over broadcast operands."""
     plain = [
-        _condition(x) if partial is None else np.asarray(_objects(x), dtype=object)
+        _condition(x) if partial is None else np.asarray(_objects(x, rule.name), dtype=object)
         for x, partial in zip(operands, rule.partials, strict=True)
     ]
-    shaped = np.broadcast_arrays(*plain)
+    try:
+        shaped = np.broadcast_arrays(*plain)
+    except ValueError:
+        raise mismatch(rule.name, plain) from None
     result = np.empty(shaped[0].shape, dtype=object)
     for index in np.ndindex(result.shape):
         cells = tuple(x[index] for x in shaped)
@@ -387,17 +421,17 @@ def _each(rule: Rule, *operands: Any) -> Any:
 def _condition(x: Any) -> NDArray[Any]:
     """Truth values: given, or Values, which hold where they differ from zero."""
     if isinstance(x, (Value, Values)):
-        return np.asarray(_objects(x), dtype=object)
-    condition: NDArray[Any] = np.asarray(x)
+        return np.asarray(_objects(x, "where"), dtype=object)
+    condition: NDArray[Any] = np.asarray(x) if not isinstance(x, Tensor) else x.data
     if condition.dtype == object:  # elements of Values, or truth values on their way
         condition = np.frompyfunc(bool, 1, 1)(condition)
     elif condition.dtype.kind not in "biuf":
-        raise TypeError(f"expected a condition, got an array of {condition.dtype}")
+        raise TypeError(f"where: expected a condition, got {shown(x)}")
     return np.asarray(condition, bool)
 
 
 def _plain(x: Any) -> Any:
-    return np.asarray(_objects(x), dtype=object)
+    return np.asarray(_objects(x, "Values"), dtype=object)
 
 
 def _reduction(of_list: Callable[[list[Any]], Any]) -> Callable[..., Any]:
@@ -406,6 +440,8 @@ def _reduction(of_list: Callable[[list[Any]], Any]) -> Callable[..., Any]:
     def reduction(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         x = np.asarray(_zero_dimensional(x), dtype=object)
         every = tuple(range(x.ndim))
+        if not (axis is None or is_integer(axis) or isinstance(axis, tuple)):
+            raise wrong_kind("axis", "an int or a tuple of ints", axis)
         axes = normalize_axis_tuple(every if axis is None else axis, x.ndim)
         kept = [a for a in every if a not in axes]
         length = math.prod(x.shape[a] for a in axes)
@@ -413,7 +449,7 @@ def _reduction(of_list: Callable[[list[Any]], Any]) -> Callable[..., Any]:
         result = np.empty(lists.shape[:-1], dtype=object)
         for index in np.ndindex(result.shape):
             result[index] = of_list(list(lists[index]))
-        if keepdims:
+        if keepdims if isinstance(keepdims, (bool, np.bool_)) else operator.index(keepdims):
             return result.reshape([1 if a in axes else n for a, n in enumerate(x.shape)])
         return result if result.ndim else result[()]
 

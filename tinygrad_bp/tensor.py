@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tinygrad_bp import array_rules, arrays, rules
+from tinygrad_bp.arguments import flag, real, shown
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
+from tinygrad_bp.failures import explained
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born, set_grad
 from tinygrad_bp.interrupts import Write, commit_lock, write
 from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
@@ -52,6 +54,8 @@ _FLOAT64 = np.dtype(np.float64)
 _DTYPES = (np.dtype(np.float32), _FLOAT64)
 _NO_OPTIONS: dict[str, Any] = {}
 
+DEEPEST = 64  # axes that numpy can have
+
 NO_MIX = (
     "a Tensor and an array of Values do not mix: convert with tb.Tensor(values.data) or "
     "tb.values(tensor.data), which start without history"
@@ -70,18 +74,23 @@ def as_array(x: Any, what: str, dtype: DTypeLike | None = None) -> Array:
         TypeError: x is not made of real numbers, or dtype is not float32 or float64.
     """
     if type(x) is np.ndarray and x.dtype in _DTYPES and (dtype is None or dtype is x.dtype):
-        return x.copy()  # as most are
+        try:
+            return x.copy()  # as most are
+        except MemoryError:
+            raise MemoryError(f"{what}: no memory to copy {shown(x)}") from None
     if isinstance(x, Node):
         raise TypeError(f"{what}: expected numbers, got a {type(x).__name__}; use its .data")
-    node = _node_in(x) if isinstance(x, (list, tuple)) else None
+    node = _node_in(x, what) if isinstance(x, (list, tuple)) else None
     if node is not None:
         raise TypeError(
             f"{what}: expected numbers, got a {type(node).__name__} in a {type(x).__name__}; use "
             "tb.stack(...) to join Tensors, and tb.values(...) for an array of Values"
         )
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{what}: a masked array would lose its mask; fill it first")
-    array = np.array(x)
+        raise TypeError(
+            f"{what}: a masked array would lose its mask; fill it first, got {shown(x)}"
+        )
+    array = _copied(x, what)
     kind = array.dtype.kind
     if kind in "iu":
         array = array.astype(np.float64)
@@ -92,23 +101,39 @@ def as_array(x: Any, what: str, dtype: DTypeLike | None = None) -> Array:
         raise TypeError(
             f"{what}: expected float32, float64 or integers, got {_name_of(x, array)}{hint}"
         )
-    if dtype is not None and np.dtype(dtype) not in _DTYPES:
-        raise TypeError(f"{what}: dtype must be float32 or float64, got {np.dtype(dtype)}")
-    target = array.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+    target = array.dtype.newbyteorder("=") if dtype is None else arrays.dtype_of(dtype)
     return array.astype(target, order="C", copy=False)
 
 
-def _node_in(x: Sequence[Any]) -> Node | None:
+def _copied(x: Any, what: str) -> Array:
+    """What numpy makes of x, as a new array."""
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "iuf":
+        return x  # refused in any case; a view of another's memory may be too large to copy
+    try:
+        return np.array(x)
+    except MemoryError:
+        raise MemoryError(f"{what}: no memory to copy {shown(x)}") from None
+    except Exception:  # whatever an object of another library may raise
+        raise ValueError(
+            f"{what}: expected numbers, in lists of one shape, got {shown(x)}"
+        ) from None
+
+
+def _node_in(x: Sequence[Any], what: str, depth: int = 0) -> Node | None:
     """The first node in nested lists: numpy would take its number and lose its history."""
+    if depth > DEEPEST:
+        raise ValueError(f"{what}: expected lists at most {DEEPEST} deep, got {shown(x)}")
     for element in x:
-        node = _node_in(element) if isinstance(element, (list, tuple)) else element
+        nested = isinstance(element, (list, tuple))
+        node = _node_in(element, what, depth + 1) if nested else element
         if isinstance(node, Node):
             return node
     return None
 
 
 def _name_of(x: Any, array: Array) -> str:
-    return type(x).__name__ if array.ndim == 0 else f"an array of {array.dtype}"
+    kind = "" if isinstance(x, np.ndarray) else f"{type(x).__name__} that makes "
+    return type(x).__name__ if array.ndim == 0 else f"{kind}an array of {array.dtype}"
 
 
 # --- the interpreter ----------------------------------------------------------------------------
@@ -153,7 +178,10 @@ def _binary(rule: Rule) -> Callable[[Any, Any], Any]:
         else:
             return general(x, y)
         data = (a, b)
-        z = value(arrays, a, b)
+        try:
+            z = value(arrays, a, b)
+        except Exception as error:
+            raise explained(rule, data, (), {}, error) from None
         dx = dy = None
         if a is not x and x.rule is not UNTRACKED:
             dx = Elementwise(rule, 0, data, z)
@@ -185,7 +213,10 @@ def _general(rule: Rule) -> Callable[..., Any]:
         if constants:
             data = _typed(data, conditions)
             kept = _kept(operands, data)
-        result = value(arrays, *data)
+        try:
+            result = value(arrays, *data)
+        except Exception as error:
+            raise explained(rule, data, (), {}, error) from None
         state = current_state()
         scope = state if type(state) is Scope else resolve(state)
         observers = observers_of(state)
@@ -228,17 +259,20 @@ def _structural(rule: ArrayRule) -> Callable[..., Any]:
                 tracked = tracked or x.rule is not UNTRACKED
             else:
                 constants = True
-                data.append(as_array(_plain(x), rule.name))
+                data.append(as_array(_plain(x, rule.name), rule.name))
         if constants:
             kept = _kept(operands, data)
-        if parameters:
-            parameters = tuple(map(_frozen, parameters))
-        if options:
-            options = {name: _frozen(p) for name, p in options.items()}
-        if takes_sequence:
-            result = value(arrays, data, *parameters, **options)
-        else:
-            result = value(arrays, *data, *parameters, **options)
+        try:
+            if parameters:
+                parameters = tuple(map(_frozen, parameters))
+            if options:
+                options = {name: _frozen(p) for name, p in options.items()}
+            if takes_sequence:
+                result = value(arrays, data, *parameters, **options)
+            else:
+                result = value(arrays, *data, *parameters, **options)
+        except Exception as error:
+            raise explained(rule, data, parameters, options, error) from None
         state = current_state()
         if type(state) is Scope:
             scope: Scope | None = state
@@ -334,15 +368,15 @@ def leaf_of(x: Tensor) -> Tensor:
     return leaf
 
 
-def _plain(x: Any) -> Any:
+def _plain(x: Any, what: str) -> Any:
     """`x` if it is of a kind that can meet a Tensor."""
     if isinstance(x, Value):
         raise TypeError(
-            "a Tensor and a Value do not mix: convert with tb.Tensor(value.data) or "
+            f"{what}: a Tensor and a Value do not mix: convert with tb.Tensor(value.data) or "
             "tb.Value(tensor.item()), which start without history"
         )
     if hasattr(type(x), "_interpret") and not isinstance(x, Tensor):
-        raise TypeError(NO_MIX)
+        raise TypeError(f"{what}: {NO_MIX}")
     return x
 
 
@@ -351,12 +385,12 @@ def _constant(x: Any, what: str, is_condition: bool = False) -> Any:
     if type(x) is float:
         return x
     if isinstance(x, (int, float, np.floating, np.integer)) and not isinstance(x, bool):
-        return float(x)
-    _plain(x)
+        return real(x, what)
+    _plain(x, what)
     if is_condition:
-        condition = np.array(x)
-        if condition.dtype.kind not in "biuf":
-            raise TypeError(f"{what}: expected a condition, got an array of {condition.dtype}")
+        condition = _copied(x, what)
+        if condition.dtype.kind not in "biuf" or isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{what}: expected a condition, got {shown(x)}")
         return condition != 0
     return as_array(x, what)
 
@@ -398,13 +432,24 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
     def operation(x: Tensor, y: Any) -> Any:
         tell_read(x)
         if isinstance(y, Tensor):
-            return compare(x._array, y._array)
-        numeric = isinstance(_plain(y), (int, float, np.number, np.ndarray, list, tuple))
+            return _compared(compare, x._array, y._array)
+        numeric = isinstance(
+            _plain(y, "comparison"), (int, float, np.number, np.ndarray, list, tuple)
+        )
         if not numeric or isinstance(y, bool):
             return NotImplemented
-        return compare(x._array, _constant(y, "comparison"))
+        return _compared(compare, x._array, _constant(y, "comparison"))
 
     return operation
+
+
+def _compared(compare: Callable[[Any, Any], Any], x: Array, y: Any) -> Any:
+    try:
+        return compare(x, y)
+    except ValueError:
+        raise ValueError(
+            f"comparison: shapes {x.shape} and {np.shape(y)} do not broadcast"
+        ) from None
 
 
 _matmul, _getitem = _operation(array_rules.matmul), _operation(array_rules.getitem)
@@ -452,7 +497,7 @@ class Tensor(Node):
         dtype: DTypeLike | None = None,
     ) -> None:
         self._become_leaf(as_array(data, "Tensor", dtype), requires_grad)
-        if label:
+        if type(label) is not str or label:
             self.label = label
 
     def _become_leaf(self, array: Array, requires_grad: bool) -> None:
@@ -461,6 +506,8 @@ class Tensor(Node):
         self._holders = _PRIVATE
         self._grad = self._own_grad = None
         self._place = resolve(current_state()) or ROOT
+        if requires_grad is not True:
+            requires_grad = flag(requires_grad, "requires_grad")
         self.rule = None if requires_grad else UNTRACKED
         self.x = self.dx = self.y = self.dy = None
 
@@ -772,8 +819,10 @@ class Tensor(Node):
 
     def transpose(self, *axes: Any) -> Tensor:
         """The axes in another order, `transpose(1, 0)`; reversed, if none is given."""
-        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-        return array_rules.transpose(self, order or None)  # type: ignore[no-any-return]
+        order: Any = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        if isinstance(order, (tuple, list)) and not order:
+            order = None
+        return array_rules.transpose(self, order)  # type: ignore[no-any-return]
 
 
 _set_array, _set_holders, _set_own_grad = (

@@ -16,6 +16,7 @@ from numbers import Real
 from typing import Any
 
 from tinygrad_bp import floats, rules
+from tinygrad_bp.arguments import flag, wrong_kind
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born, set_grad
 from tinygrad_bp.interrupts import Write
 from tinygrad_bp.recording import ROOT, Scope, current_state, observers_of, resolve, tell_read
@@ -253,7 +254,13 @@ def _operand(x: Any, what: str, is_condition: bool = False) -> Any:
         return x
     if hasattr(type(x), "_interpret"):
         return NotImplemented
-    return bool(x) if is_condition else _number(x, what)
+    return _truth(x, what) if is_condition else _number(x, what)
+
+
+def _truth(x: Any, what: str) -> bool:
+    if isinstance(x, Real) or type(x).__name__ == "bool" or getattr(x, "shape", None) == ():
+        return bool(x)
+    raise wrong_kind(f"{what}: condition", "a truth value", x)
 
 
 def _is_tracked(x: Any) -> bool:
@@ -339,9 +346,11 @@ class Value(Node):
         self._data = _number(data, "Value")
         self._grad: float | None = None
         self._place = resolve(current_state()) or ROOT
+        if requires_grad is not True:
+            requires_grad = flag(requires_grad, "requires_grad")
         self.rule = None if requires_grad else UNTRACKED
         self.x = self.dx = self.y = self.dy = None
-        if label:
+        if type(label) is not str or label:
             self.label = label
 
     # --- the number -----------------------------------------------------------------------------

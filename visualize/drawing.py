@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tinygrad_bp.arguments import flag, flag_or_none, shown
 from tinygrad_bp.graph import Node
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.replay import Compiled, Program
@@ -77,6 +78,9 @@ def draw(
         ImportError: the layout "dot" needs a package that is not installed.
     """
     _check_types(max_nodes, collapse, show)
+    flag_or_none(fold, "draw: fold")
+    flag(heat_maps, "draw: heat_maps")
+    flag(strip, "draw: strip")
     _check_choice("layout", layout, LAYOUTS)
     _check_choice("shared", shared, ("once", "per use"))
     _check_choice("direction", direction, ("LR", "TB"))
@@ -100,7 +104,9 @@ def draw(
 
 def _scene(node: Any, inputs: Any, options: Options, highlight: Any) -> Scene:
     if inputs is not None and not isinstance(node, Module):
-        raise TypeError(f"draw: inputs go with a Module, got {type(node).__name__}")
+        raise TypeError(
+            f"draw: inputs go with a Module, got {shown(inputs)} for a {type(node).__name__}"
+        )
     is_recorded = not isinstance(node, Program) and not (
         isinstance(node, Module) and inputs is None
     )
@@ -150,6 +156,8 @@ def _nodes_in(x: Any) -> list[Node]:
 def _check_types(max_nodes: Any, collapse: Any, show: Any) -> None:
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int):
         raise TypeError(f"draw: max_nodes must be an int, got {type(max_nodes).__name__}")
+    if max_nodes < 1:
+        raise ValueError(f"draw: max_nodes must be at least 1, got {max_nodes}")
     is_depth = isinstance(collapse, int) and not isinstance(collapse, bool)
     is_list = isinstance(collapse, (list, tuple)) and all(isinstance(p, str) for p in collapse)
     if collapse is not None and not is_depth and not is_list:

@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from tinygrad_bp.arguments import file_path
+
 from .files import write_bytes
 from .policy import policy
 from .scene import Scene
@@ -66,9 +68,7 @@ class Picture:
             ImportError: the package that writes such files is not installed.
             OSError: the file cannot be written.
         """
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"save: path must be a str or a path, got {type(path).__name__}")
-        given = Path(path)
+        given = file_path(path, "save: path")
         kind = given.suffix.lower()
         if kind not in _WRITERS:
             raise ValueError(

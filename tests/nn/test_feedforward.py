@@ -54,7 +54,9 @@ def test_linear_takes_plain_data():
 
 @pytest.mark.parametrize("sizes", [(0, 2), (2, 0), (-1, 2), (2.0, 2), ("2", 2), (None, 2)])
 def test_linear_refuses_sizes(sizes):
-    with pytest.raises(ValueError, match=r"(inputs|outputs): expected a positive integer, got"):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"(inputs|outputs): expected a positive integer, got"
+    ):
         nn.Linear(*sizes, rng=0)
 
 
@@ -72,7 +74,7 @@ def test_linear_refuses_what_is_no_array(x):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int64, complex])
 def test_dtype_is_float64_or_float32(dtype):
-    with pytest.raises(TypeError, match="dtype must be float32 or float64"):
+    with pytest.raises(TypeError, match="dtype: expected float32 or float64"):
         nn.Linear(2, 1, rng=0, dtype=dtype)
 
 
@@ -159,7 +161,7 @@ def test_mlp_refuses_another_number_of_activations(names):
     "make", [lambda a: nn.MLP([2, 3, 1], a, rng=0), lambda a: nn.RNNCell(2, 3, rng=0, activation=a)]
 )
 def test_unknown_activations_are_refused_with_a_list(make):
-    with pytest.raises(ValueError, match=r"activation: expected one of .*'sigmoid'.* got 'tahn'"):
+    with pytest.raises(ValueError, match=r"activation: expected one of .*sigmoid.* got 'tahn'"):
         make("tahn")
 
 

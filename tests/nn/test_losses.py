@@ -431,5 +431,5 @@ def test_weight_decay_is_of_the_weights_and_never_of_biases(scalar):
 
 @pytest.mark.parametrize("parameters", [[], [tb.Tensor([1.0])], [tb.Value(1.0)]])
 def test_weight_decay_needs_a_matrix(parameters):
-    with pytest.raises(ValueError, match="weight_decay: expected at least one weight matrix"):
+    with pytest.raises(ValueError, match="parameters: expected at least one weight matrix"):
         nn.weight_decay(parameters, 0.1)

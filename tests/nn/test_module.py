@@ -296,7 +296,7 @@ def test_named_refuses_what_has_no_name(x):
 
 
 def test_named_refuses_a_name_that_is_no_text():
-    with pytest.raises(TypeError, match="label must be a str"):
+    with pytest.raises(TypeError, match="label: expected a str"):
         nn.named(tb.Value(1.0), 1)
 
 

@@ -362,7 +362,7 @@ def test_bad_kinds_are_named():
         make("RNN")(xs, lengths=[4.0, 2.0])
     with pytest.raises(TypeError, match=r"state: expected \(h, c\), got ndarray"):
         make("LSTM")(xs, np.zeros((1, 2, 4)))
-    with pytest.raises(TypeError, match="state: h must be a Tensor or an array, got float"):
+    with pytest.raises(TypeError, match="state: h: expected a Tensor or an array, got float"):
         make("GRU")(xs, 0.0)
 
 

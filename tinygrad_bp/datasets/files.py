@@ -18,6 +18,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tinygrad_bp.arguments import (
+    file_path,
+    flag,
+    flag_or_none,
+    integer,
+    out_of_range,
+    text as argument_text,
+)
+from tinygrad_bp.arrays import dtype_of
 from tinygrad_bp.datasets.samples import MNIST, XY, Table, Text
 from tinygrad_bp.datasets.words import encode
 from tinygrad_bp.files import Path_, array_of, open_file, read_some, read_whole, shown
@@ -51,7 +60,12 @@ def csv(
         ValueError: the file is missing, not UTF-8, or has no rows; a row has more columns or fewer
             than the first, or an entry is no finite number. The message names line and column.
     """
-    rows = _rows(Path(path), delimiter)
+    path = file_path(path, "path")
+    flag(classes, "classes")
+    flag_or_none(header, "header")
+    if len(argument_text(delimiter, "delimiter")) != 1 or delimiter in '"\r\n':
+        raise out_of_range("delimiter", "a single character", delimiter)
+    rows = _rows(path, delimiter)
     first = rows[0][1]
     column = _column(path, first, target)
     if header is None:
@@ -85,6 +99,7 @@ def npz(path: Path_, x: str = "x", y: str = "y") -> XY:
             objects, has more than 256 MiB that were compressed to less than 1 / 200 of them, or
             the numbers of samples differ.
     """
+    path, x, y = file_path(path, "path"), argument_text(x, "x"), argument_text(y, "y")
     try:
         with open_file(path) as file:
             data = XY(*_members(file, (x, y)))
@@ -136,7 +151,8 @@ def text(path: Path_, least: int = 2) -> Text:
     Raises:
         ValueError: the file cannot be read, is not UTF-8, or is too short.
     """
-    content = _decoded(path)
+    integer(least, "least", 0)
+    content = _decoded(file_path(path, "path"))
     if len(content) < least:
         raise ValueError(f"{path}: expected {least:,} characters or more, got {len(content):,}")
     return encode(content)
@@ -175,7 +191,7 @@ def _column(path: Path_, first: list[str], target: int | str) -> int:
         if target not in first:
             raise ValueError(f"{path}: target: no column {target!r} in {shown(', '.join(first))}")
         return first.index(target)
-    if not -len(first) <= target < len(first):
+    if not -len(first) <= integer(target, "target") < len(first):
         raise ValueError(f"{path}: target: there are {len(first)} columns, got number {target}")
     return target % len(first)
 
@@ -213,10 +229,10 @@ def mnist(folder: Path_, dtype: DTypeLike = np.float64) -> MNIST:
         ValueError: a file is missing, or not what its name says: its magic number, its sizes, its
             length, or a label is wrong.
     """
-    parts = []
+    parts, dtype, folder = [], dtype_of(dtype), file_path(folder, "folder")
     for name in ("train", "t10k"):
-        images = _idx(Path(folder), f"{name}-images-idx3-ubyte", 3)
-        labels = _idx(Path(folder), f"{name}-labels-idx1-ubyte", 1)
+        images = _idx(folder, f"{name}-images-idx3-ubyte", 3)
+        labels = _idx(folder, f"{name}-labels-idx1-ubyte", 1)
         if len(images) != len(labels):
             raise ValueError(f"{folder}: {name}: {len(images)} images, but {len(labels)} labels")
         if labels.size and labels.max() > 9:

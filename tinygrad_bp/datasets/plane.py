@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinygrad_bp.arguments import at_least_zero, finite
 from tinygrad_bp.datasets.samples import XY, check_counts
 from tinygrad_bp.nn import init
 
@@ -25,7 +26,7 @@ def moons(samples: int, noise: float = 0.1, *, rng: np.random.Generator | int) -
     angle = generator.uniform(0.0, np.pi, samples)
     upper = np.stack([np.cos(angle), np.sin(angle)], 1)
     x = np.where(y[:, None] == 0, upper, [1.0, 0.5] - upper)
-    return XY(x + generator.normal(0.0, _size(noise), x.shape), y)
+    return XY(x + generator.normal(0.0, at_least_zero(noise, "noise"), x.shape), y)
 
 
 def spirals(
@@ -50,15 +51,10 @@ def spirals(
         in random order.
     """
     check_counts(samples=samples, arms=arms)
+    turns = finite(turns, "turns")
     generator = init.generator(rng)
     y = generator.permutation(np.arange(samples) % arms)
     radius = np.sqrt(generator.uniform(0.01, 1.0, samples))  # as dense outside as inside
     angle = 2.0 * np.pi * (turns * radius + y / arms)
     x = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    return XY(x + generator.normal(0.0, _size(noise), x.shape), y)
-
-
-def _size(noise: float) -> float:
-    if not 0.0 <= noise < np.inf:
-        raise ValueError(f"noise: expected a number that is not negative, got {noise!r}")
-    return noise
+    return XY(x + generator.normal(0.0, at_least_zero(noise, "noise"), x.shape), y)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinygrad_bp.arguments import flag
 from tinygrad_bp.datasets.samples import Sequences, check_counts
 from tinygrad_bp.nn import init
 
@@ -39,6 +40,7 @@ def reber(samples: int, embedded: bool = False, *, rng: np.random.Generator | in
         `REBER_SYMBOLS`; which ones were possible; and the strings' lengths, less one.
     """
     check_counts(samples=samples)
+    flag(embedded, "embedded")
     generator = init.generator(rng)
     strings = [_embedded(generator) if embedded else _string(generator) for _ in range(samples)]
     lengths = np.array([len(symbols) - 1 for symbols, _ in strings])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinygrad_bp.arguments import count, integer, out_of_range, real, several, wrong_kind
 from tinygrad_bp.nn import init
 
 _T = TypeVar("_T", bound=tuple[Any, ...])
@@ -71,7 +72,10 @@ class Text(NamedTuple):
 
     def decode(self, codes: Iterable[int]) -> str:
         """The text that numbers stand for."""
-        return "".join(self.symbols[int(code)] for code in codes)
+        numbers = [integer(code, "codes", 0) for code in several(codes, "codes", "numbers")]
+        if any(number >= len(self.symbols) for number in numbers):
+            raise ValueError(f"codes: expected 0 to {len(self.symbols) - 1}, got {max(numbers)}")
+        return "".join(self.symbols[number] for number in numbers)
 
 
 class MNIST(NamedTuple):
@@ -109,14 +113,14 @@ def train_test_split(
         ValueError: a part would be empty, or the arrays have different numbers of samples.
     """
     samples = _samples(data)
-    if not 0.0 < test_size < 1.0:
-        raise ValueError(f"test_size: expected a share in (0, 1), got {test_size!r}")
+    if not 0.0 < real(test_size, "test_size") < 1.0:
+        raise out_of_range("test_size", "a share in (0, 1)", test_size)
     generator = init.generator(rng)
     groups = np.zeros(samples, int) if stratify is None else _groups(stratify, samples)
     held = np.zeros(samples, bool)
     members = [np.flatnonzero(groups == k) for k in range(groups.max() + 1)]
-    for indices, count in zip(members, _shares(members, test_size), strict=True):
-        held[generator.permutation(indices)[:count]] = True
+    for indices, share in zip(members, _shares(members, test_size), strict=True):
+        held[generator.permutation(indices)[:share]] = True
     if held.all() or not held.any():
         raise ValueError(f"test_size: {test_size} of {samples} samples leaves one part empty")
     return _part(data, ~held), _part(data, held)
@@ -124,7 +128,7 @@ def train_test_split(
 
 def _samples(data: tuple[Any, ...]) -> int:
     if not isinstance(data, tuple) or not data:
-        raise TypeError(f"data: expected a tuple of arrays, got {type(data).__name__}")
+        raise wrong_kind("data", "a tuple of arrays", data)
     lengths = {len(x) for x in data if isinstance(x, np.ndarray) and x.ndim}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"data: expected arrays of equally many samples, got {sorted(lengths)}")
@@ -132,9 +136,12 @@ def _samples(data: tuple[Any, ...]) -> int:
 
 
 def _groups(stratify: ArrayLike, samples: int) -> NDArray[np.int64]:
-    classes = np.asarray(stratify)
+    try:
+        classes = np.asarray(stratify)
+    except Exception:  # ragged lists, and whatever an object of another library may raise
+        raise wrong_kind("stratify", "classes", stratify) from None
     if classes.shape != (samples,):
-        raise ValueError(f"stratify: expected shape ({samples},), got {classes.shape}")
+        raise out_of_range("stratify", f"shape ({samples},)", stratify)
     return np.unique(classes, return_inverse=True)[1]
 
 
@@ -155,6 +162,5 @@ def _part(data: _T, chosen: NDArray[np.bool_]) -> _T:
 
 def check_counts(**counts: Any) -> None:
     """Look whether numbers of things are positive integers."""
-    for name, count in counts.items():
-        if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {count!r}")
+    for name, x in counts.items():
+        count(x, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinygrad_bp.arguments import out_of_range
 from tinygrad_bp.datasets.samples import XY, check_counts
 from tinygrad_bp.nn import init
 
@@ -90,7 +91,7 @@ def binary_addition(
     else:
         check_counts(samples=samples)
         if rng is None:
-            raise ValueError("rng: expected a numpy Generator or a seed, got None")
+            raise out_of_range("rng", "a numpy Generator or a seed", rng)
         a, b = init.generator(rng).integers(0, 2**bits, (2, samples))
     places = np.arange(bits + 1)
     of = [(n[:, None] >> places & 1).astype(np.float64) for n in (a, b, a + b)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinygrad_bp.arguments import count, text as argument_text
 from tinygrad_bp.datasets.samples import Text
 
 MOST_SYMBOLS = 256  # rarer ones are read as one
@@ -30,8 +31,9 @@ def encode(text: str, most: int = MOST_SYMBOLS) -> Text:
     Raises:
         ValueError: the text is empty, or `most` is less than 1.
     """
-    if not text or most < 1:
-        raise ValueError("text: expected at least one character, and one symbol")
+    if not argument_text(text, "text"):
+        raise ValueError("text: expected at least one character, got ''")
+    most = count(most, "most")
     # An array of texts drops zeros at their ends: what is empty in it is the character of number 0.
     symbols, codes, counts = np.unique(list(text), return_inverse=True, return_counts=True)
     if len(symbols) <= most:

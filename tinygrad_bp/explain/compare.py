@@ -8,11 +8,11 @@ give the same numbers, all of them are: numbers alone cannot tell them apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygrad_bp.arguments import positive, several, wrong_kind
 from tinygrad_bp.explain import rounding
 from tinygrad_bp.explain.hypotheses import Hypothesis, after_update, hypotheses
 from tinygrad_bp.explain.resweep import Graph
@@ -244,12 +244,12 @@ def compare(
         'sign'
     """
     if model is not None and not isinstance(model, Module):
-        raise TypeError(f"model: expected a Module, got {type(model).__name__}")
-    if learning_rate is not None and not (isinstance(learning_rate, Real) and learning_rate > 0):
-        raise ValueError(f"learning_rate: expected a positive number, got {learning_rate!r}")
+        raise wrong_kind("model", "a Module", model)
+    if learning_rate is not None:
+        learning_rate = positive(learning_rate, "learning_rate")
     graph = Graph(loss)
     parameters = _read(gradients, graph, model, "gradients")
-    inner = _read(deltas or {}, graph, model, "deltas")
+    inner = _read({} if deltas is None else deltas, graph, model, "deltas")
     if not parameters and not inner:
         raise ValueError("gradients: expected at least one array, got none")
     place = {node: i for i, node in enumerate(graph.order)}
@@ -262,14 +262,19 @@ def compare(
 
 
 def _read(given: Given, graph: Graph, model: Any, what: str) -> list[tuple[Target, Array]]:
-    pairs = list(given.items() if isinstance(given, Mapping) else given)
-    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise TypeError(f"{what}: expected a dict, or pairs of a node or its name and an array")
+    pairs = list(given.items()) if isinstance(given, Mapping) else several(given, what, "pairs")
+    if not all(map(_is_pair, pairs)):
+        expected = "a dict, or pairs of a node or its name and an array"
+        raise wrong_kind(what, expected, next(p for p in pairs if not _is_pair(p)))
     read = []
     for key, numbers in pairs:
-        target = target_of(key, graph, model)
+        target = target_of(key, graph, model, what)
         read.append((target, _numbers(numbers, f"{what}[{target.name!r}]")))
     return read
+
+
+def _is_pair(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) == 2
 
 
 def _numbers(x: Any, what: str) -> Array:

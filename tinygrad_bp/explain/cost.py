@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygrad_bp.arguments import flag, function as callable_, is_integer, out_of_range, several
 from tinygrad_bp.calculus import grad, jvp
 from tinygrad_bp.containers import filled, leaves_of, shaped
 from tinygrad_bp.counting import Counts, count_operations
@@ -117,6 +118,8 @@ def cost(
     """
     if not inputs:
         raise ValueError("inputs: expected the arguments to differentiate by, got none")
+    callable_(function, "function")
+    flag(times, "times")
     ways = _Ways(function, inputs, argnums)
     evaluation, sweep, direction = (_operations(run) for run in ways.runs())
     n = ways.parameters
@@ -154,9 +157,11 @@ def growth(
         >>> growth(cubes, [10, 100]).ratios[:, 0].round(2)
         array([3.07, 3.01])
     """
-    sizes = list(sizes)
+    sizes = several(sizes, "sizes", "sizes")
     if not sizes:
         raise ValueError("sizes: expected at least one, got none")
+    callable_(make, "make")
+    flag(times, "times")
     costs = []
     for size in sizes:
         made = make(size)
@@ -183,7 +188,7 @@ class _Ways:
         self, function: Callable[..., Any], inputs: tuple[Any, ...], argnums: Argnums
     ) -> None:
         self.function, self.inputs, self.argnums = function, inputs, argnums
-        self.places = [_position(i, len(inputs)) for i in np.atleast_1d(np.array(argnums, object))]
+        self.places = [_position(i, len(inputs)) for i in _several(argnums)]
         self.moving = tuple(inputs[i] for i in self.places)
         self.leaves = [leaf for _, leaf in leaves_of(self.moving, "inputs")]
         self.parameters = sum(int(np.size(leaf.data)) for leaf in self.leaves)
@@ -211,9 +216,18 @@ class _Ways:
         return jvp(self._of_moving, self.moving, tangents)
 
 
+def _several(argnums: Any) -> list[Any]:
+    if is_integer(argnums):
+        return [argnums]
+    positions = several(argnums, "argnums", "positions")
+    if not positions:
+        raise out_of_range("argnums", "at least one position", argnums)
+    return positions
+
+
 def _position(i: Any, count: int) -> int:
-    if not isinstance(i, (int, np.integer)) or not -count <= i < count:
-        raise ValueError(f"argnums: expected positions of {count} inputs, got {i!r}")
+    if not is_integer(i) or not -count <= i < count:
+        raise out_of_range("argnums", f"positions of {count} inputs", i)
     return int(i) % count
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import flag, text
 from tinygrad_bp.derivatives import read_only
 from tinygrad_bp.explain.naming import Place, names_of, place_of
 from tinygrad_bp.explain.quantities import Array, Quantity, check_root, quantities_of
@@ -125,12 +126,14 @@ class Deltas(Shown):
         Raises:
             KeyError: it has no time steps, or is in several layers and none was named.
         """
+        text(symbol, "symbol")
+        text(layer, "layer")
         found = [d for d in self._found((symbol, layer)) if d.step is not None]
         by_step = {d.step: d for d in found}
         if not found or len(by_step) < len(found):
             layers = sorted({d.layer for d in found})
             raise KeyError(
-                f"over_time: {symbol!r} has "
+                f"over_time: {symbol!r:.40} (layer {layer!r:.40}) has "
                 + (f"several a step, in {layers}; name one" if found else "no time steps")
             )
         return sorted(found, key=lambda d: d.step or 0)
@@ -188,6 +191,7 @@ def deltas(loss: Any, gradient: Any = None, *, unnamed: bool = False) -> Deltas:
         ValueError: loss requires no gradient, or is several numbers and there is no gradient.
     """
     root = check_root(loss)
+    flag(unnamed, "unnamed")
     gradients, order = {}, []
     for step in sweep(root, gradient):
         node = step.node

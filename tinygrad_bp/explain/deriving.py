@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygrad_bp.arguments import choice, flag, mapping, shown, wrong_kind
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.explain import formulas as f, symbolic
 from tinygrad_bp.explain.algebra import simplified
@@ -88,10 +89,11 @@ def derive(
           ∂L/∂w = tanh′(w x) x = (1 − L²) x
     """
     _check_options(loss, convention, indices)
-    asked = dict(symbols or {})
+    flag(numbers, "numbers")
+    asked = {} if symbols is None else dict(mapping(symbols, "symbols", "names by node"))
     for text in asked.values():
         if not isinstance(text, str) or not text.strip():
-            raise TypeError(f"symbols: expected a name, got {text!r}")
+            raise wrong_kind("symbols", "a name", text)
     reading = Reading(loss, convention == "columns", asked)
     work = _Derivation(reading, _targets(reading, with_respect_to))
     _check_length(work.fewest())
@@ -121,15 +123,13 @@ def _check_options(loss: Any, convention: Any, indices: Any) -> None:
     if isinstance(loss, Values):
         raise TypeError("loss: expected a Value or a Tensor, got Values; sum them to one Value")
     if not isinstance(loss, Node):
-        raise TypeError(f"loss: expected a Value or a Tensor, got {type(loss).__name__}")
+        raise wrong_kind("loss", "a Value or a Tensor", loss)
     if getattr(loss, "size", 1) != 1:
         raise ValueError(f"loss: expected a single number, got shape {loss.shape}")  # type: ignore[attr-defined]
     if loss.is_leaf:
         raise ValueError("loss: nothing was computed: it is a leaf, or requires no gradient")
-    if convention not in ("columns", "rows"):
-        raise ValueError(f"convention: expected 'columns' or 'rows', got {convention!r}")
-    if indices not in (None, "nielsen", "ng"):
-        raise ValueError(f"indices: expected None, 'nielsen' or 'ng', got {indices!r}")
+    choice(convention, "convention", ("columns", "rows"))
+    choice(indices, "indices", (None, "nielsen", "ng"))
     if indices and convention == "rows":
         raise ValueError("indices: these are conventions for columns; rows are the code's own")
 
@@ -147,11 +147,10 @@ def _targets(reading: Reading, asked: Any) -> set[Node]:
             if nodes and x not in reading.symbol:
                 raise ValueError("with_respect_to: this inner node has no name; give it a label")
         else:
-            kind = type(x).__name__
-            raise TypeError(f"with_respect_to: expected nodes or their names, got {kind}")
+            raise wrong_kind("with_respect_to", "nodes or their names", x)
         if not nodes:
-            what = repr(x) if isinstance(x, str) else "one of these nodes"
-            raise ValueError(f"with_respect_to: the loss does not depend on {what}")
+            what = "" if isinstance(x, str) else "one of these nodes, "
+            raise ValueError(f"with_respect_to: the loss does not depend on {what}{shown(x)}")
         found.update(nodes)
     return found
 

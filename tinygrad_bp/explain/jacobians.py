@@ -11,12 +11,14 @@ of an LSTM without its c, derivatives are taken by sweeps through the whole grap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import is_integer, out_of_range, shown
 from tinygrad_bp.derivatives import read_only
 from tinygrad_bp.explain import limits
 from tinygrad_bp.explain.quantities import Array
@@ -25,6 +27,8 @@ from tinygrad_bp.explain.states import State, states_of
 from tinygrad_bp.explain.steps import joint_order
 from tinygrad_bp.explain.tables import Shown, Table
 from tinygrad_bp.graph import Node
+
+_NORMS = ("fro", "nuc", 2, -2, 1, -1, math.inf, -math.inf)  # of matrices
 
 
 class Jacobians(Shown):
@@ -87,16 +91,24 @@ class Jacobians(Shown):
             KeyError: there is no such step, or no such part.
         """
         symbols = [part.place.symbol for part in self._states[0].parts]
-        for symbol in (of, by):
-            if symbol not in symbols:
-                raise KeyError(f"expected one of the parts {symbols}, got {symbol!r}")
+        for name, symbol in (("of", of), ("by", by)):
+            if not isinstance(symbol, str) or symbol not in symbols:
+                raise KeyError(f"{name}: expected one of the parts {symbols}, got {shown(symbol)}")
+        t, k = self._step(t, "t"), self._step(k, "k")
         part = self._units(self._states[0].part_of_units())[0]
         rows, columns = part == symbols.index(of), part == symbols.index(by)
         return read_only(self[t, k][..., rows, :][..., columns])  # type: ignore[no-any-return]
 
     def singular_values(self, t: int, k: int) -> Array:
         """The singular values of `jacobians[t, k]`, the largest first; a row for each sample."""
+        t, k = self._step(t, "t"), self._step(k, "k")
         return np.linalg.svd(self[t, k], compute_uv=False)
+
+    def _step(self, t: Any, what: str) -> int:
+        if not is_integer(t) or t not in self.steps:
+            first, last = self.steps[0], self.steps[-1]
+            raise KeyError(f"{what}: expected a time step, {first} to {last}, got {shown(t)}")
+        return int(t)
 
     def norms(self, ord: Any = "fro") -> Array:
         """The norm of every Jacobian: shape (steps, steps), [i, j] of ∂h(steps[i])/∂h(steps[j]).
@@ -110,6 +122,8 @@ class Jacobians(Shown):
         """
         if not self.is_chained:
             self._check_visits(len(self.steps) * len(self._order))
+        if ord not in _NORMS if isinstance(ord, (str, int, float)) else True:
+            raise out_of_range("ord", f"one of {', '.join(map(str, _NORMS))}", ord)
         count, identity = len(self.steps), self._identity()
         norms = np.zeros((count, count, *identity.shape[:-2]))
         for i in range(count):
@@ -127,7 +141,7 @@ class Jacobians(Shown):
         Returns:
             A `Table`: the largest singular value, and its root of order `lag`, the factor per step.
         """
-        t = self.steps[-1] if t is None else t
+        t = self.steps[-1] if t is None else self._step(t, "t")
         rows = []
         for k in self.steps[: self.steps.index(t)][::-1]:
             values = self.singular_values(t, k)

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tinygrad_bp.arguments import count, finite, integer, several
 from tinygrad_bp.explain import shares, wrong
 from tinygrad_bp.explain.museum import Mistake, Museum, Parameters, Prose, Rule, made
 from tinygrad_bp.explain.resweep import Flight, Graph
 from tinygrad_bp.explain.sizes import Sizes
 from tinygrad_bp.explain.targets import Target
 from tinygrad_bp.explain.wrong import DoesNotApplyError
+from tinygrad_bp.graph import Node
+from tinygrad_bp.scalars import Values
 
 
 def _swept(sweep: Callable[[Graph], Flight]) -> Rule:
@@ -92,8 +95,7 @@ def not_zeroed(loss: Any, parameters: Parameters = None, *, passes: int = 2) -> 
         loss, parameters: as everywhere here.
         passes: how many times `backward()` ran since the last `zero_grad()`.
     """
-    if not isinstance(passes, int) or passes < 1:
-        raise ValueError(f"passes: expected a positive int, got {passes!r}")
+    count(passes, "passes")
     prose = Prose(
         f"`backward()` has run {passes} times since the last `zero_grad()`.",
         "Every user of an engine that accumulates, once.",
@@ -116,9 +118,10 @@ def updated_weights(
         loss, parameters: as everywhere here.
         learning_rate: of the update `W - learning_rate * ∂C/∂W`.
     """
+    rate = finite(learning_rate, "learning_rate")
 
     def rule(graph: Graph) -> Flight:
-        return wrong.after_update(graph, float(learning_rate))
+        return wrong.after_update(graph, rate)
 
     prose = Prose(
         "Each layer is updated as soon as its gradient is there, and the delta of the layer below "
@@ -259,6 +262,7 @@ def missing_sample(loss: Any, parameters: Parameters = None, *, sample: int = -1
     Raises:
         ValueError: the batch has no such sample.
     """
+    integer(sample, "sample")
 
     def rule(graph: Graph) -> Callable[[Target], Any]:
         def predict(target: Target) -> Any:
@@ -398,7 +402,11 @@ def museum(loss: Any, parameters: Parameters = None, *, learning_rate: float = 0
         array(3.)
     """
     graph = Graph(loss)
-    asked = None if parameters is None else list(parameters)
+    one = isinstance(parameters, (str, Node, Values))
+    asked: Any = parameters
+    if parameters is not None and not one:
+        asked = several(parameters, "parameters", "nodes or names")
+    learning_rate = finite(learning_rate, "learning_rate")
     on_show, skipped = {}, {}
     for exhibit in EXHIBITS:
         options = {"learning_rate": learning_rate} if exhibit is updated_weights else {}

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygrad_bp.arguments import out_of_range, several
 from tinygrad_bp.explain import rounding
 from tinygrad_bp.explain.resweep import Graph
 from tinygrad_bp.explain.tables import Shown, Table, escaped
 from tinygrad_bp.explain.targets import Array, Target, parameters_of, target_of
 from tinygrad_bp.explain.wrong import DoesNotApplyError
+from tinygrad_bp.graph import Node
+from tinygrad_bp.scalars import Values
 
 Rule = Callable[[Graph], Callable[[Target], Any]]
 Parameters = Iterable[Any] | None
@@ -133,7 +136,11 @@ def made(loss: Any, parameters: Parameters, name: str, rule: Rule, prose: Prose)
     if parameters is None:
         targets = parameters_of(graph)
     else:
-        targets = [target_of(key, graph) for key in parameters]
+        one = isinstance(parameters, (str, Node, Values))
+        asked = [parameters] if one else several(parameters, "parameters", "nodes or names")
+        if not asked:
+            raise out_of_range("parameters", "at least one node or name", parameters)
+        targets = [target_of(key, graph) for key in asked]
     with np.errstate(all="ignore"):
         predict = rule(graph)
         right = {target.name: target.of(graph.right) for target in targets}

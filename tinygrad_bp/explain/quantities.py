@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import wrong_kind
 from tinygrad_bp.derivatives import read_only
 from tinygrad_bp.explain.naming import Place, place_of
 from tinygrad_bp.explain.steps import steps_before
@@ -231,7 +232,7 @@ def check_root(loss: Any, what: str = "loss") -> Node:
             )
         loss = loss.flat[0]
     if not isinstance(loss, Node):
-        raise TypeError(f"{what}: expected a Value or a Tensor, got {type(loss).__name__}")
+        raise wrong_kind(what, "a Value or a Tensor", loss)
     if not loss.requires_grad:
         raise ValueError(
             f"{what}: this {type(loss).__name__} requires no gradient: it is a constant, was "

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from tinygrad_bp import arrays, floats
+from tinygrad_bp.arguments import out_of_range, wrong_kind
 from tinygrad_bp.derivatives import Elementwise, Local, Structural, quiet
 from tinygrad_bp.explain.naming import names_of
 from tinygrad_bp.graph import Node, sweep
@@ -65,6 +66,24 @@ class Use(NamedTuple):
         return self.node.rule.name in ("matmul", "linear") and self.which == 1
 
 
+def loss_of(loss: Any, what: str = "loss") -> Any:
+    """A tracked node of one number.
+
+    Raises:
+        TypeError: it is no node.
+        ValueError: it has several numbers, or requires no gradient.
+    """
+    if not isinstance(loss, Node):
+        raise wrong_kind(what, "a Value or a Tensor", loss)
+    if getattr(loss, "size", 1) != 1:
+        raise out_of_range(what, "a single number", loss)
+    if not loss.requires_grad:
+        raise ValueError(
+            f"{what}: this {type(loss).__name__} requires no gradient; it is a constant"
+        )
+    return loss
+
+
 class Graph:
     """A recorded graph, with what is to be known to walk it in other ways.
 
@@ -82,7 +101,7 @@ class Graph:
     """
 
     def __init__(self, loss: Any) -> None:
-        steps = sweep(loss)
+        steps = sweep(loss_of(loss))
         self.root: Node = loss
         self.right: Flight = {step.node: step.gradient for step in steps}
         self.order = list(reversed(self.right))

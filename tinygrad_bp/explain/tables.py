@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import shown
 from tinygrad_bp.text import clean, clean_lines, number
 
 SMALL = 6  # numbers of an array that are shown one by one
@@ -76,8 +77,9 @@ class Table(Shown):
         Raises:
             KeyError: there is no such heading.
         """
-        if name not in self.columns:
-            raise KeyError(f"column: expected one of {', '.join(self.columns)}, got {name!r}")
+        if not isinstance(name, str) or name not in self.columns:
+            listed = ", ".join(self.columns)
+            raise KeyError(f"column: name: expected one of {listed:.100}, got {shown(name)}")
         place = self.columns.index(name)
         return [row[place] for row in self.rows]
 

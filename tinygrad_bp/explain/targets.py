@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import shown, wrong_kind
 from tinygrad_bp.explain.naming import Place, place_of
 from tinygrad_bp.explain.resweep import Flight, Graph, Use, operands_of
 from tinygrad_bp.graph import Node
@@ -101,7 +102,7 @@ def _assembled(name: str, elements: dict[tuple[int, ...], Node]) -> Target:
     return Target(name, [elements[place] for place in places], shape)
 
 
-def target_of(key: Any, graph: Graph, model: Any = None) -> Target:
+def target_of(key: Any, graph: Graph, model: Any = None, what: str = "parameters") -> Target:
     """What a key of the reader's points at.
 
     Args:
@@ -116,7 +117,7 @@ def target_of(key: Any, graph: Graph, model: Any = None) -> Target:
     if isinstance(key, str):
         parameters = dict(model.named_parameters()) if model is not None else {}
         if key not in parameters:
-            return _by_name(key, graph)
+            return _by_name(key, graph, what)
         found = target_of(parameters[key], graph)
         return Target(clean(key), found.nodes, found.shape)
     if isinstance(key, Values):
@@ -125,13 +126,16 @@ def target_of(key: Any, graph: Graph, model: Any = None) -> Target:
     elif isinstance(key, (Tensor, Value)):
         nodes, name = [key], graph.names.get(key, "")
     else:
-        raise TypeError(f"expected a Tensor, a Value, Values or a name, got {type(key).__name__}")
+        raise wrong_kind(what, "a Tensor, a Value, Values or a name", key)
     if not any(node in graph.right for node in nodes):
-        raise ValueError(f"the loss does not depend on {name or 'this node'}: it has no gradient")
+        raise ValueError(
+            f"{what}: the loss does not depend on {name or 'this node'}: it has no gradient; got "
+            f"{shown(key)}"
+        )
     return Target(name or "these Values", nodes, tuple(getattr(key, "shape", ())))
 
 
-def _by_name(name: str, graph: Graph) -> Target:
+def _by_name(name: str, graph: Graph, what: str) -> Target:
     name = clean(name)  # as those in the graph are
     whole: list[Node] = []
     elements: dict[tuple[int, ...], Node] = {}
@@ -149,7 +153,7 @@ def _by_name(name: str, graph: Graph) -> Target:
         return Target(name, whole, np.shape(graph.right[whole[0]]))
     if not whole:
         known = ", ".join(dict.fromkeys(place.name for place in _places(graph).values()))
-        told = f"there is no {name[:80]!r} in this graph; there are {known or 'no names'}"
+        told = f"{what}: there is no {name!r:.40} in this graph; there are {known or 'no names'}"
         raise ValueError(told if len(told) <= 200 else f"{told[:198]} …")
     raise ValueError(
         f"{len(whole)} nodes are called {name[:80]!r}: give the node itself, or a model"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import integer, out_of_range, several
 from tinygrad_bp.explain import limits
 from tinygrad_bp.explain.quantities import Array, Index, Quantity, check_root, quantity_of
 from tinygrad_bp.explain.states import State, is_state, states_of
@@ -126,12 +127,10 @@ class ThroughTime(OverTime):
 
     def sum(self, mask: Any) -> Array:
         """The sum of the cells where the mask is True; shape of the mask: (times, steps)."""
-        mask = np.asarray(mask)
+        expected = f"truth values of shape {self.norms.shape}"
+        given, mask = mask, np.asarray(mask) if isinstance(mask, np.ndarray) else np.array(None)
         if mask.shape != self.norms.shape or mask.dtype != bool:
-            raise ValueError(
-                f"mask: expected truth values of shape {self.norms.shape}, got {mask.dtype} of "
-                f"shape {mask.shape}"
-            )
+            raise out_of_range("mask", expected, given)
         upstream: dict[int, Any] = {}
         for row, kept in zip(self._rows, mask, strict=True):
             for number, g in row:
@@ -363,10 +362,12 @@ def _times(roots: Sequence[Node], steps: dict[Node, int], times: Sequence[int] |
                 f"losses[{found.index(None)}]: the graph does not say its time step; pass "
                 f"times=[...], or {LABEL_THEM}"
             )
-        times = found  # type: ignore[assignment]
-    elif len(times) != len(roots):
-        raise ValueError(f"times: expected {len(roots)}, one per loss, got {len(times)}")
-    times = [int(t) for t in times]  # type: ignore[union-attr]
+        given: list[Any] = found
+    else:
+        given = [integer(t, "times") for t in several(times, "times", "time steps")]
+        if len(given) != len(roots):
+            raise ValueError(f"times: expected {len(roots)}, one per loss, got {len(given)}")
+    times = given
     for i, t in enumerate(times):
         if t in times[:i]:
             raise ValueError(

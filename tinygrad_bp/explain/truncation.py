@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import is_integer, out_of_range, wrong_kind
 from tinygrad_bp.explain.quantities import Array
 from tinygrad_bp.explain.tables import Shown, Table
 from tinygrad_bp.text import number
@@ -119,8 +120,8 @@ def _since_first(table: ThroughTime) -> tuple[NDArray[np.int_], NDArray[np.int_]
 
 
 def _count(k: Any, what: str) -> int:
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool):
-        raise TypeError(f"{what}: expected a number of steps, got {type(k).__name__}")
+    if not is_integer(k):
+        raise wrong_kind(what, "a number of steps", k)
     if k < 1:
-        raise ValueError(f"{what}: expected at least one step, got {k}")
-    return int(k)
+        raise out_of_range(what, "at least one step", k)
+    return int(min(k, 2**31))  # as good as all

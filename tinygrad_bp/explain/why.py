@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import at_least_zero, positive
 from tinygrad_bp.explain.causes import Words
 from tinygrad_bp.explain.judgement import Found, Judge
 from tinygrad_bp.explain.naming import names_of, place_of
@@ -99,7 +100,7 @@ def why(loss: Any, node: Any = None, *, tiny: float = TINY, huge: float = HUGE) 
     """
     survey = Survey(_root(loss))
     words = Words(survey, _names(survey))
-    judge = Judge(survey, words, tiny, huge)
+    judge = Judge(survey, words, at_least_zero(tiny, "tiny"), positive(huge, "huge"))
     if node is None:
         return _of_leaves(judge)
     return _of(judge, _nodes(node), _name_of(node, words), getattr(node, "shape", ()))

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import flag, fraction, is_integer, out_of_range
 from tinygrad_bp.array_rules import reshape, softmax, transpose
 from tinygrad_bp.nn import init
-from tinygrad_bp.nn.feedforward import Linear, check_features
+from tinygrad_bp.nn.feedforward import Linear, check_arrays, check_features, check_sizes
 from tinygrad_bp.nn.masks import Mask, both, causal_mask, padding_mask, zero_padding
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.nn.regularization import Dropout
@@ -39,6 +40,7 @@ def attention_weights(q: Any, k: Any, mask: Any = None, *, causal: bool = False)
         TypeError: the mask is not of truth values.
         ValueError: the shapes do not fit, or a query may read nothing at all.
     """
+    check_arrays(q=q, k=k)
     if len(q.shape) < 2 or len(k.shape) < 2 or q.shape[-1] != k.shape[-1]:
         raise ValueError(
             f"attention: expected q (..., T, d) and k (..., S, d), got {tuple(q.shape)} and "
@@ -72,7 +74,8 @@ def scaled_dot_product_attention(
         TypeError: the mask is not of truth values.
         ValueError: the shapes do not fit, or a query may read nothing at all.
     """
-    if len(v.shape) < 2 or v.shape[-2] != k.shape[-2]:
+    check_arrays(q=q, k=k, v=v)
+    if len(v.shape) < 2 or len(k.shape) < 2 or v.shape[-2] != k.shape[-2]:
         raise ValueError(
             f"attention: expected k (..., S, d) and v (..., S, n), got {tuple(k.shape)} and "
             f"{tuple(v.shape)}"
@@ -82,7 +85,7 @@ def scaled_dot_product_attention(
 
 def _allowed(mask: Any, causal: bool, shape: tuple[int, ...]) -> Mask | None:
     """Both conditions as one, in the shape of the scores."""
-    if causal and shape[-1] != shape[-2]:
+    if flag(causal, "causal") and shape[-1] != shape[-2]:
         raise ValueError(f"causal: expected as many keys as queries, got scores of {shape}")
     allowed = both(mask, None)
     if allowed is not None:
@@ -131,8 +134,10 @@ class MultiHeadAttention(Module):
         dropout: float = 0.0,
         dtype: Any = np.float64,
     ) -> None:
-        if not isinstance(heads, (int, np.integer)) or heads < 1 or features % heads:
-            raise ValueError(f"heads: expected a divisor of {features}, got {heads!r}")
+        check_sizes(features=features)
+        fraction(dropout, "dropout")
+        if not is_integer(heads) or heads < 1 or features % heads:
+            raise out_of_range("heads", f"a divisor of {features}", heads)
         rng = init.generator(rng)
         for name in ("q", "k", "v", "o"):
             linear = Linear(features, features, rng=rng, dtype=dtype)
@@ -197,7 +202,7 @@ class MultiHeadAttention(Module):
         read = self.o(self._joined(self.dropout(weights) @ v))
         if lengths is not None and key is None:
             read = zero_padding(read, lengths)
-        return (read, weights) if need_weights else read
+        return (read, weights) if flag(need_weights, "need_weights") else read
 
     def _heads(self, x: Any) -> Any:
         """(time, batch, features) cut into (batch, heads, time, features / heads)."""

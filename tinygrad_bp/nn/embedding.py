@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import flag
+from tinygrad_bp.arrays import dtype_of, integers
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import check_features, check_sizes
 from tinygrad_bp.nn.module import Module, named
@@ -49,7 +51,7 @@ class Embedding(Module):
             ValueError: a symbol is not in 0 ... symbols - 1, or the rows have another length.
         """
         if not hasattr(x, "dtype"):
-            x = np.asarray(x)
+            x = integers(x, "Embedding: x")
         if isinstance(x, (Tensor, Values)) or x.dtype.kind not in "iu":
             check_features(x, self.E.shape[0], "Embedding")
             return named(x @ self.E, "embedded")
@@ -108,8 +110,8 @@ class PositionalEncoding(Module):
         dtype: Any = np.float64,
     ) -> None:
         P = positional_encoding(steps, features)
-        self.P: Any = P.astype(dtype)
-        if learned:
+        self.P: Any = P.astype(dtype_of(dtype))
+        if flag(learned, "learned"):
             P = 0.02 * init.generator(rng).normal(size=P.shape)  # type: ignore[arg-type]
             self.P = Tensor(P, "P", dtype=dtype)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import instance, mapping
 from tinygrad_bp.nn.attention import MultiHeadAttention
 from tinygrad_bp.nn.embedding import Embedding
 from tinygrad_bp.nn.feedforward import MLP, Linear, Sequential
@@ -39,6 +40,7 @@ def torch_state_dict(module: Module) -> State:
     Raises:
         TypeError: a module has parameters of its own for which PyTorch has no name.
     """
+    instance(module, "module", Module, "a Module")
     state: State = {}
     converted = set()
     for prefix, part in _parts(module, ""):
@@ -64,6 +66,7 @@ def load_torch_state_dict(module: Module, state: Mapping[str, Any]) -> None:
         TypeError: a module has parameters of its own for which PyTorch has no name.
         ValueError: a name is missing or unknown, or a shape differs; then nothing is set.
     """
+    mapping(state, "state", "arrays by name")
     expected = torch_state_dict(module)
     missing = sorted(expected.keys() - state.keys())
     unknown = sorted(state.keys() - expected.keys())

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp import rules
+from tinygrad_bp.arguments import count, flag, function, several, shown, wrong_kind
 from tinygrad_bp.array_rules import linear, log_softmax, softmax
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.recording import call_in_scope
+from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor
 
 Activation = Callable[[Any], Any]
@@ -49,8 +51,11 @@ def activation_of(activation: str | Activation) -> Activation:
     """
     if callable(activation):
         return activation
+    if not isinstance(activation, str):
+        raise wrong_kind("activation", "a name or a function", activation)
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {activation!r}")
+        names = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation: expected one of {names}; got {shown(activation)}")
     return ACTIVATIONS[activation]
 
 
@@ -80,7 +85,8 @@ class Linear(Module):
         dtype: Any = np.float64,
     ) -> None:
         check_sizes(inputs=inputs, outputs=outputs)
-        weights = initializer(init.generator(rng), (inputs, outputs))
+        weights = function(initializer, "initializer")(init.generator(rng), (inputs, outputs))
+        flag(bias, "bias")
         self.W = Tensor(weights, "W", dtype=dtype)
         self.b = Tensor(np.zeros(outputs), "b", dtype=dtype) if bias else None
 
@@ -110,9 +116,7 @@ class Sequential(Module):
             raise ValueError("Sequential: expected at least one layer")
         for layer in layers:
             if not isinstance(layer, str) and not callable(layer):
-                raise TypeError(
-                    f"Sequential: expected Modules or functions, got {type(layer).__name__}"
-                )
+                raise wrong_kind("Sequential: layers", "Modules or functions", layer)
         self.layers: list[Activation] = [activation_of(layer) for layer in layers]
 
     def forward(self, x: Any) -> Any:
@@ -155,21 +159,25 @@ class MLP(Module):
         initializer: init.Initializer | None = None,
         dtype: Any = np.float64,
     ) -> None:
-        if not isinstance(sizes, Sequence) or len(sizes) < 2:
+        sizes = [count(size, "sizes") for size in several(sizes, "sizes", "widths")]
+        if len(sizes) < 2:
             raise ValueError(f"sizes: expected the widths, such as [2, 8, 1], got {sizes!r}")
-        count = len(sizes) - 1
+        layers = len(sizes) - 1
         if isinstance(activations, str) or callable(activations):
-            activations = [activations] * (count - 1) + ["identity"]
-        if len(activations) != count:
+            activations = [activations] * (layers - 1) + ["identity"]
+        activations = several(activations, "activations", "names or functions")
+        if len(activations) != layers:
             raise ValueError(
-                f"activations: expected {count}, one per layer, got {len(activations)}"
+                f"activations: expected {layers}, one per layer, got {len(activations)}"
             )
         rng = init.generator(rng)
         self.activations = [activation_of(activation) for activation in activations]
         self.layers = []
         for i, activation in enumerate(activations):
-            start = initializer or (
-                init.he if activation_of(activation) in _RECTIFIERS else init.xavier
+            start = (
+                initializer
+                if initializer is not None
+                else (init.he if activation_of(activation) in _RECTIFIERS else init.xavier)
             )
             layer = Linear(sizes[i], sizes[i + 1], rng=rng, initializer=start, dtype=dtype)
             layer.name = f"layer{i + 1}"
@@ -194,8 +202,15 @@ _RECTIFIERS = (rules.relu, rules.leaky_relu, rules.elu, rules.gelu, rules.silu)
 def check_sizes(**sizes: int) -> None:
     """Raise ValueError for a number of features that is not a positive integer."""
     for name, size in sizes.items():
-        if not isinstance(size, (int, np.integer)) or size < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+        count(size, name)
+
+
+def check_arrays(**arrays: Any) -> None:
+    """Raise TypeError for what is no Tensor, no Values and no array of real numbers."""
+    for name, x in arrays.items():
+        is_array = isinstance(x, np.ndarray) and x.dtype.kind in "biuf"
+        if not is_array and not isinstance(x, (Tensor, Values)):
+            raise wrong_kind(name, "a Tensor, Values or an array of real numbers", x)
 
 
 def check_features(x: Any, expected: int, what: str) -> None:
@@ -203,8 +218,12 @@ def check_features(x: Any, expected: int, what: str) -> None:
     shape = getattr(x, "shape", None)
     if shape is None:
         raise TypeError(
-            f"{what}: expected a Tensor, Values or a numpy array, got {type(x).__name__}; "
+            f"{what}: expected a Tensor, Values or a numpy array, got {shown(x)}; "
             "numbers in a list become one by np.array(...)"
         )
     if len(shape) == 0 or shape[-1] != expected:
         raise ValueError(f"{what}: expected (..., {expected}) features, got shape {tuple(shape)}")
+    if isinstance(x, (Tensor, Values)):
+        return
+    if isinstance(x, np.ma.MaskedArray) or getattr(x.dtype, "kind", "f") not in "biuf":
+        raise wrong_kind(what, "real numbers", x)

@@ -20,6 +20,18 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygrad_bp import array_rules, rules
+from tinygrad_bp.arguments import (
+    choice,
+    finite,
+    fraction,
+    instance,
+    integer,
+    out_of_range,
+    positive,
+    several,
+    shown,
+    wrong_kind,
+)
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor, as_array
 from tinygrad_bp.value import Value
@@ -77,8 +89,7 @@ def huber(
         ValueError: the shapes differ, y holds a nan, delta is not positive, or the reduction is
             unknown.
     """
-    if not delta > 0.0:
-        raise ValueError(f"delta: expected a positive number, got {delta!r}")
+    delta = positive(delta, "delta")
     error = a - _target(a, y)
     held = rules.clip(error, -float(delta), float(delta))
     return _reduce(held * (error - 0.5 * held), reduction, weight)
@@ -101,7 +112,7 @@ def binary_cross_entropy(
     Raises:
         ValueError: the shapes differ, a number lies outside of [0, 1], or the reduction is unknown.
     """
-    y = _probabilities(_target(h, y), "y")
+    y = _probabilities(_target(h, y, first="h"), "y")
     _probabilities(h, "h")
     yes = rules.maximum(rules.log(h), -100.0)
     no = rules.maximum(rules.log(1.0 - h), -100.0)
@@ -124,7 +135,7 @@ def binary_cross_entropy_with_logits(
     Raises:
         ValueError: the shapes differ, a label lies outside of [0, 1], or the reduction is unknown.
     """
-    y = _probabilities(_target(z, y), "y")
+    y = _probabilities(_target(z, y, first="z"), "y")
     return _reduce(rules.softplus(z) - y * z, reduction, weight)
 
 
@@ -180,13 +191,13 @@ def cross_entropy(
             is out of its range.
         TypeError: o is not a Tensor or an array of Values.
     """
+    if ignore_index is not None:
+        integer(ignore_index, "ignore_index")
     shape = _shape(o)
     if not isinstance(o, (Tensor, Values)) or not shape:
         raise TypeError(f"o: expected a Tensor or Values of shape (..., K), got {_kind(o)}")
     y, counted = _rows(o, y, ignore_index)
-    if label_smoothing:
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing: expected [0, 1), got {label_smoothing!r}")
+    if fraction(label_smoothing, "label_smoothing", "[0, 1)"):
         even = label_smoothing / shape[-1]
         y = (1.0 - label_smoothing) * y + (even if counted is None else even * counted)
     if weight is not None:
@@ -197,24 +208,36 @@ def cross_entropy(
     return _reduce(log_likelihood, reduction, factor=-1.0, samples=samples)
 
 
+def _array(y: Any) -> Any:
+    try:
+        return np.asanyarray(y)
+    except Exception:  # ragged lists, and whatever an object of another library may raise
+        raise wrong_kind("y", "integer classes or distributions", y) from None
+
+
 def _rows(o: Any, y: Any, ignore_index: int | None) -> tuple[Any, Any]:
     """A distribution for each sample, and which samples count, (..., 1); None for all."""
+    given = y
     shape, dtype = _shape(o), getattr(o, "dtype", None) if isinstance(o, Tensor) else None
     if isinstance(y, (Tensor, Values)):
         if y.requires_grad:
-            raise ValueError("y: a target that requires a gradient gets none here; detach() it")
+            raise ValueError(
+                f"y: a target that requires a gradient gets none here; detach() it; got {shown(y)}"
+            )
         y = y if _is_recorded(y) else y.data
     if not _is_recorded(y):
-        y = np.asanyarray(y)
+        y = _array(y)
     if y.dtype.kind in "iu" and y.shape == shape[:-1]:
         return _one_hot(y, shape[-1], dtype, ignore_index)
     if y.shape != shape:
         raise ValueError(
             f"y: expected integer classes of shape {shape[:-1]} or distributions of shape {shape}, "
-            f"got {y.dtype} of shape {y.shape}"
+            f"got {shown(given)} of {y.dtype}, shape {y.shape}"
         )
     if ignore_index is not None:
-        raise ValueError("ignore_index: it needs classes, not distributions")
+        raise ValueError(
+            f"ignore_index: it needs classes, not distributions; got {shown(ignore_index)}"
+        )
     return y if _is_recorded(y) else _distributions(as_array(y, "y", dtype), "y"), None
 
 
@@ -245,9 +268,14 @@ def weight_decay(parameters: Iterable[Any], strength: float) -> Any:
     Raises:
         ValueError: there is no weight matrix.
     """
-    squares = [array_rules.sum(rules.square(p)) for p in parameters if len(_shape(p)) >= 2]
+    listed = several(parameters, "parameters", "parameters")
+    for p in listed:
+        instance(p, "parameters", (Tensor, Values, Value), "Tensors or Values")
+    strength = finite(strength, "strength")
+    squares = [array_rules.sum(rules.square(p)) for p in listed if len(_shape(p)) >= 2]
     if not squares:
-        raise ValueError("weight_decay: expected at least one weight matrix, got none")
+        given = ", ".join(shown(p) for p in listed[:2])
+        raise ValueError(f"parameters: expected at least one weight matrix, got {given or 'none'}")
     total = squares[0]
     for square in squares[1:]:
         total = total + square
@@ -265,8 +293,7 @@ def _reduce(
 
     `samples` is their number, where not all count.
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    choice(reduction, "reduction", ("mean", "sum", "none"))
     if weight is not None:
         losses = losses * _weight(weight, losses, _shape(losses))
     if isinstance(losses, Value):
@@ -295,8 +322,8 @@ def _weight(weight: Any, losses: Any, shape: tuple[int, ...]) -> Any:
     if hasattr(type(weight), "_interpret"):
         return weight
     numbers = as_array(weight, "weight", losses.dtype if isinstance(losses, Tensor) else None)
-    if not (numbers >= 0.0).all():
-        raise ValueError("weight: expected numbers that are not negative")
+    if not ((numbers >= 0.0) & (numbers < np.inf)).all():
+        raise out_of_range("weight", "numbers that are not negative", weight)
     fits = len(numbers.shape) <= len(shape) and all(
         n in (1, m) for n, m in zip(numbers.shape[::-1], shape[::-1], strict=False)
     )
@@ -307,10 +334,10 @@ def _weight(weight: Any, losses: Any, shape: tuple[int, ...]) -> Any:
     return numbers if numbers.ndim else numbers.item()
 
 
-def _target(a: Any, y: Any, what: str = "y") -> Any:
+def _target(a: Any, y: Any, what: str = "y", first: str = "a") -> Any:
     """The target, after a look at its shape: a broadcast here is nearly always a mistake."""
     if not isinstance(a, (Value, Tensor, Values)):
-        raise TypeError(f"expected a Value, a Tensor or Values first, got {_kind(a)}")
+        raise TypeError(f"{first}: expected a Value, a Tensor or Values first, got {shown(a)}")
     if not isinstance(y, (Value, Tensor, Values)) and not _is_recorded(y):
         y = as_array(y, what, getattr(a, "dtype", None) if isinstance(a, Tensor) else None)
         if np.isnan(y).any():
@@ -353,4 +380,4 @@ def _shape(x: Any) -> tuple[int, ...]:
 
 
 def _kind(x: Any) -> str:
-    return f"{type(x).__name__} of shape {_shape(x)}"
+    return shown(x)

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import count, instance, out_of_range, real, several, shown, wrong_kind
+from tinygrad_bp.arrays import integers
 from tinygrad_bp.rules import where
+from tinygrad_bp.tensor import as_array
 
 Mask = NDArray[np.bool_]
 
@@ -32,9 +35,10 @@ def pad_sequences(
     Raises:
         ValueError: there is no sequence, one is empty, or their features differ in shape.
     """
-    arrays = [np.asarray(sequence) for sequence in sequences]
+    arrays = [_numbers(sequence) for sequence in several(sequences, "sequences", "arrays")]
     if not arrays or any(a.ndim == 0 or not len(a) for a in arrays):
-        raise ValueError("sequences: expected at least one, of at least one step each")
+        raise out_of_range("sequences", "at least one, of at least one step each", sequences)
+    value = real(value, "value")
     if len({a.shape[1:] for a in arrays}) > 1:
         raise ValueError(f"sequences: their steps differ in shape: {[a.shape[1:] for a in arrays]}")
     lengths = np.array([len(a) for a in arrays])
@@ -45,9 +49,15 @@ def pad_sequences(
     return padded, lengths
 
 
+def _numbers(sequence: Any) -> NDArray[Any]:
+    if isinstance(sequence, np.ndarray) and sequence.dtype.kind in "iu":
+        return sequence
+    return as_array(sequence, "sequences")
+
+
 def causal_mask(steps: int) -> Mask:
     """True where step t (the row) may read step s (the column): where s is not later than t."""
-    return np.tri(steps, dtype=bool)
+    return np.tri(count(steps, "steps"), dtype=bool)
 
 
 def padding_mask(lengths: Any, steps: int, batch: tuple[int, ...] | None = None) -> Mask:
@@ -62,9 +72,9 @@ def padding_mask(lengths: Any, steps: int, batch: tuple[int, ...] | None = None)
         TypeError: the lengths are not integers.
         ValueError: there is not one per sequence, or one is not in 1 ... steps.
     """
-    lengths = np.asarray(lengths)
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
+    if batch is not None:
+        instance(batch, "batch", tuple, "a shape, such as (2,)")
+    lengths, steps = integers(lengths, "lengths"), count(steps, "steps")
     if lengths.ndim != 1 or not lengths.size or batch not in (None, lengths.shape):
         raise ValueError(f"lengths: expected one per sequence, {batch}, got shape {lengths.shape}")
     if lengths.min() < 1 or lengths.max() > steps:
@@ -85,8 +95,11 @@ def zero_padding(x: Any, lengths: Any) -> Any:
         TypeError: the lengths are not integers.
         ValueError: there is not one per sequence, or one is not in 1 ... time.
     """
-    if len(x.shape) != 3:
-        raise ValueError(f"lengths: they need (time, batch, features), got {tuple(x.shape)}")
+    shape = getattr(x, "shape", None)
+    if not isinstance(shape, tuple):
+        raise wrong_kind("x", "a Tensor, Values or a numpy array", x)
+    if len(shape) != 3:
+        raise ValueError(f"lengths: they need x of (time, batch, features), got shape {shape}")
     return masked(padding_mask(lengths, x.shape[0], x.shape[1:2]).T[:, :, None], x, 0.0)
 
 
@@ -99,10 +112,21 @@ def both(mask: Any, other: Mask | None) -> Mask | None:
     """
     if mask is None:
         return other
-    mask = np.asarray(mask)
-    if mask.dtype != bool:
-        raise TypeError(f"mask: expected True where something may be read, got {mask.dtype}")
+    given, mask = mask, _of_list(mask)
+    if mask is None or mask.dtype != bool:
+        kind = f"{mask.dtype} in a " if mask is not None else ""
+        raise TypeError(
+            f"mask: expected True where something may be read, got {kind}{shown(given)}"
+        )
     return mask if other is None else mask & other  # type: ignore[no-any-return]
+
+
+def _of_list(mask: Any) -> NDArray[Any] | None:
+    """An array of what may be a mask; None for what is none."""
+    try:
+        return np.asarray(mask) if isinstance(mask, (np.ndarray, list)) else None
+    except ValueError:  # a ragged list
+        return None
 
 
 def masked(mask: Mask | None, x: Any, other: float) -> Any:

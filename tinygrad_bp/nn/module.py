@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import flag, mapping, wrong_kind
 from tinygrad_bp.interrupts import write
 from tinygrad_bp.recording import call_in_scope
 from tinygrad_bp.scalars import Values, values
@@ -79,7 +80,7 @@ class Module:
     def train(self: _M, mode: bool = True) -> _M:
         """Set `training` of all modules, for those that behave otherwise in training; itself."""
         for module in self.modules():
-            module.training = bool(mode)
+            module.training = flag(mode, "mode")
         return self
 
     def eval(self: _M) -> _M:
@@ -97,6 +98,7 @@ class Module:
             ValueError: a name is missing or unknown, or a shape differs; then nothing is set, and
                 if it is interrupted, all or nothing.
         """
+        mapping(state, "state", "arrays by name")
         mine = dict(self.named_parameters())
         missing, unknown = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
         if missing or unknown:
@@ -223,5 +225,5 @@ def named(x: _T, name: str) -> _T:
             element: Any = x[index]
             element.label = f"{name}[{', '.join(map(str, index))}]"
     else:
-        raise TypeError(f"named: expected a Value, a Tensor or Values, got {type(x).__name__}")
+        raise wrong_kind("named", "a Value, a Tensor or Values", x)
     return x

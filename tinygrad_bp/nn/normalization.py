@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import at_least_zero
 from tinygrad_bp.array_rules import mean
 from tinygrad_bp.nn.feedforward import check_features, check_sizes
 from tinygrad_bp.nn.module import Module, as_node, named
@@ -31,11 +32,10 @@ class LayerNorm(Module):
 
     def __init__(self, features: int, *, eps: float = 1e-5, dtype: Any = np.float64) -> None:
         check_sizes(features=features)
-        if not eps >= 0.0:
-            raise ValueError(f"eps: expected a number that is not negative, got {eps!r}")
+        eps = at_least_zero(eps, "eps")
         self.g = Tensor(np.ones(features), "g", dtype=dtype)
         self.b = Tensor(np.zeros(features), "b", dtype=dtype)
-        self.eps = float(eps)
+        self.eps = eps
 
     def forward(self, x: Any) -> Any:
         """x of shape (..., features) to the same shape."""

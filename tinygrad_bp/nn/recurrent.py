@@ -15,13 +15,22 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import (
+    flag,
+    function,
+    integer,
+    out_of_range,
+    real,
+    several,
+    wrong_kind,
+)
 from tinygrad_bp.array_rules import linear
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import Activation, activation_of, check_features, check_sizes
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.recording import call_in_scope, scope
 from tinygrad_bp.rules import sigmoid, tanh
-from tinygrad_bp.tensor import Tensor
+from tinygrad_bp.tensor import Tensor, as_array
 
 
 class RNNCell(Module):
@@ -55,7 +64,8 @@ class RNNCell(Module):
         check_sizes(inputs=inputs, hidden=hidden)
         rng = init.generator(rng)
         self.U = Tensor(init.xavier(rng, (inputs, hidden)), "U", dtype=dtype)
-        self.W = Tensor(recurrent(rng, (hidden, hidden)), "W", dtype=dtype)
+        start = function(recurrent, "recurrent")
+        self.W = Tensor(start(rng, (hidden, hidden)), "W", dtype=dtype)
         self.b = Tensor(np.zeros(hidden), "b", dtype=dtype)
         self.activation = activation_of(activation)
 
@@ -110,7 +120,7 @@ class LSTMCell(Module):
         check_sizes(inputs=inputs, hidden=hidden)
         rng = init.generator(rng)
         b = np.zeros(4 * hidden)
-        b[hidden : 2 * hidden] = forget_bias
+        b[hidden : 2 * hidden] = real(forget_bias, "forget_bias")
         self.U = Tensor(_side_by_side(init.xavier, rng, (inputs, hidden), 4), "U", dtype=dtype)
         self.W = Tensor(_side_by_side(recurrent, rng, (hidden, hidden), 4), "W", dtype=dtype)
         self.b = Tensor(b, "b", dtype=dtype)
@@ -199,16 +209,22 @@ def _side_by_side(
     initializer: init.Initializer, rng: np.random.Generator, shape: tuple[int, int], count: int
 ) -> Any:
     """The matrices of several gates, each started as if it stood alone."""
-    return np.concatenate([initializer(rng, shape) for _ in range(count)], 1)
+    start = function(initializer, "recurrent")
+    matrices = [as_array(start(rng, shape), "recurrent") for _ in range(count)]
+    if any(matrix.shape != shape for matrix in matrices):
+        raise out_of_range("recurrent", f"a matrix of shape {shape}", matrices[0])
+    return np.concatenate(matrices, 1)
 
 
 def _zeros(cell: Any, *batch: int) -> Any:
+    for size in batch:
+        integer(size, "batch", 0)
     return np.zeros((*batch, cell.W.shape[0]), getattr(cell.W, "dtype", None) or np.float64)
 
 
 def _pair(state: Any) -> tuple[Any, Any]:
     if not isinstance(state, (tuple, list)) or len(state) != 2:
-        raise TypeError(f"LSTMCell: expected the states (h, c), got {type(state).__name__}")
+        raise wrong_kind("LSTMCell", "the states (h, c)", state)
     return state[0], state[1]
 
 
@@ -223,9 +239,19 @@ def _check_step(cell: Any, x: Any, h: Any) -> None:
     check_features(h, cell.W.shape[0], f"{what} state")
     if x.shape[:-1] != h.shape[:-1]:
         raise ValueError(
-            f"{what}: the input has the batch shape {tuple(x.shape[:-1])}, the state "
-            f"{tuple(h.shape[:-1])}"
+            f"{what}: expected the batch shape of x and the state h to agree, got "
+            f"{tuple(x.shape)} and {tuple(h.shape)}"
         )
+
+
+def length_of(xs: Any, what: str) -> int:
+    """How many steps a sequence has that is indexed by time."""
+    if isinstance(xs, (str, bytes, dict)) or not hasattr(type(xs), "__getitem__"):
+        raise wrong_kind(what, "a sequence indexed by time", xs)
+    try:
+        return len(xs)
+    except TypeError:
+        raise wrong_kind(what, "a sequence indexed by time", xs) from None
 
 
 def unroll(
@@ -253,8 +279,14 @@ def unroll(
     Raises:
         ValueError: the sequence is empty, or the names are not as many as the parts.
     """
-    if len(xs) == 0:
-        raise ValueError("xs: expected at least one time step, got an empty sequence")
+    steps = length_of(xs, "xs")
+    if not steps:
+        raise ValueError(f"xs: expected at least one time step, got an empty {type(xs).__name__}")
+    function(cell, "cell")
+    integer(start, "start")
+    flag(reverse, "reverse")
+    if not isinstance(name, str):
+        name = several(name, "name", "names")
     name = name or (("h", "c") if isinstance(state, tuple) else "h")
 
     def step(t: int, state: Any) -> Any:
@@ -265,7 +297,7 @@ def unroll(
         return named(state, f"{name}({start + t})")
 
     states = []
-    for t in reversed(range(len(xs))) if reverse else range(len(xs)):
+    for t in reversed(range(steps)) if reverse else range(steps):
         state = call_in_scope("step", start + t, step, (t, state), {})
         states.append(state)
     return states[::-1] if reverse else states
@@ -304,8 +336,11 @@ class CharRNN(Module):
         recurrent: init.Initializer = init.orthogonal,
         dtype: Any = np.float64,
     ) -> None:
+        check_sizes(symbols=symbols, hidden=hidden)
         rng = init.generator(rng)
-        self.cell = cell(symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype)
+        self.cell = function(cell, "cell")(
+            symbols, hidden, rng=rng, recurrent=recurrent, dtype=dtype
+        )
         self.V = Tensor(init.xavier(rng, (hidden, symbols)), "V", dtype=dtype)
         self.c = Tensor(np.zeros(symbols), "c", dtype=dtype)
 

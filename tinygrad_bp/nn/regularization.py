@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import fraction, wrong_kind
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module, named
+from tinygrad_bp.tensor import as_array
 
 
 class Dropout(Module):
@@ -27,9 +29,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | int) -> None:
-        if not isinstance(p, (int, float, np.floating)) or not 0.0 <= p < 1.0:
-            raise ValueError(f"p: expected a probability in [0, 1), got {p!r}")
-        self.p = float(p)
+        self.p = fraction(p, "p", "a probability in [0, 1)")
         self.rng = init.generator(rng)
 
     @property
@@ -41,6 +41,10 @@ class Dropout(Module):
         """x of any shape, with some elements zero and the others scaled."""
         if not self.active:
             return x
+        if not isinstance(getattr(x, "shape", None), tuple):
+            raise wrong_kind("Dropout: x", "a Tensor, Values or a numpy array", x)
+        if not hasattr(type(x), "_interpret"):
+            x = as_array(x, "Dropout: x")
         kept = self.rng.random(x.shape) >= self.p
         y = x * (kept / (1.0 - self.p)).astype(_dtype(x))
         return y if type(y) is np.ndarray else named(y, "dropout")

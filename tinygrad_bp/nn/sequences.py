@@ -15,9 +15,10 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import choice, flag, shown, wrong_kind
 from tinygrad_bp.array_rules import broadcast_to, concatenate, stack
 from tinygrad_bp.nn import init
-from tinygrad_bp.nn.feedforward import Activation
+from tinygrad_bp.nn.feedforward import Activation, check_sizes
 from tinygrad_bp.nn.masks import Mask, masked, padding_mask
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.nn.recurrent import GRUCell, LSTMCell, RNNCell, unroll
@@ -76,10 +77,10 @@ class RecurrentLayer(Module):
         outputs: Literal["all", "last"] = "all",
         learn_initial_state: bool = False,
     ) -> None:
-        if not isinstance(layers, (int, np.integer)) or layers < 1:
-            raise ValueError(f"layers: expected a positive integer, got {layers!r}")
-        if outputs not in ("all", "last"):
-            raise ValueError(f"outputs: expected 'all' or 'last', got {outputs!r}")
+        check_sizes(inputs=inputs, hidden=hidden, layers=layers)
+        choice(outputs, "outputs", ("all", "last"))
+        flag(bidirectional, "bidirectional")
+        flag(learn_initial_state, "learn_initial_state")
         directions = 2 if bidirectional else 1
         widths = [inputs] + [directions * hidden] * (layers - 1)
         self.cells = [make_cell(width) for width in widths]
@@ -159,10 +160,10 @@ class RecurrentLayer(Module):
 def _check_state(state: Any, parts: tuple[str, ...], expected: tuple[int, ...]) -> None:
     """Raise TypeError or ValueError for what is not a state of a layer."""
     if not isinstance(state, (tuple, list)) or len(state) != len(parts):
-        raise TypeError(f"state: expected ({', '.join(parts)}), got {type(state).__name__}")
+        raise wrong_kind("state", f"({', '.join(parts)})", state)
     for part, x in zip(parts, state, strict=True):
         if not hasattr(x, "shape"):
-            raise TypeError(f"state: {part} must be a Tensor or an array, got {type(x).__name__}")
+            raise wrong_kind(f"state: {part}", "a Tensor or an array", x)
         if tuple(x.shape) != expected:
             raise ValueError(
                 f"state: expected {part} of shape {expected}, that is (layers · directions, batch, "
@@ -205,12 +206,16 @@ def _steps(xs: Any) -> tuple[list[Any], tuple[int, ...]]:
         shape = (len(xs), *shapes.pop()) if shapes else (0, 0)
     else:
         shape = tuple(getattr(xs, "shape", ()))
-    if len(shape) not in (2, 3):
+    if len(shape) not in (2, 3) or not hasattr(xs, "__getitem__"):
+        given = f", {shape}" if shape else ""
         raise ValueError(
-            f"xs: expected shape (time, batch, features) or (time, features), got {shape}"
+            "xs: expected shape (time, batch, features) or (time, features), got "
+            f"{shown(xs)}{given}"
         )
     if 0 in shape:
-        raise ValueError(f"xs: expected at least one step, sample and feature, got shape {shape}")
+        raise ValueError(
+            f"xs: expected at least one step, sample and feature, got {shown(xs)}, shape {shape}"
+        )
     return _cut(xs, shape[0]), shape[1:-1]
 
 

@@ -6,9 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import flag, fraction
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.attention import MultiHeadAttention
-from tinygrad_bp.nn.feedforward import Activation, Linear, activation_of
+from tinygrad_bp.nn.feedforward import (
+    Activation,
+    Linear,
+    activation_of,
+    check_features,
+    check_sizes,
+)
 from tinygrad_bp.nn.masks import both, padding_mask, zero_padding
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.nn.normalization import LayerNorm
@@ -53,6 +60,8 @@ class TransformerBlock(Module):
         eps: float = 1e-5,
         dtype: Any = np.float64,
     ) -> None:
+        check_sizes(features=features, **({} if hidden is None else {"hidden": hidden}))
+        fraction(dropout, "dropout")
         rng = init.generator(rng)
         hidden = 4 * features if hidden is None else hidden
         self.attention = MultiHeadAttention(features, heads, rng=rng, dropout=dropout, dtype=dtype)
@@ -66,7 +75,7 @@ class TransformerBlock(Module):
             linear.W.label, linear.b.label = f"W{i}", f"b{i}"  # type: ignore[union-attr]
             norm.g.label, norm.b.label = f"norm{i}.g", f"norm{i}.b"
         self.activation = activation_of(activation)
-        self.norm_first = bool(norm_first)
+        self.norm_first = flag(norm_first, "norm_first")
         self.dropout = Dropout(dropout, rng=rng)
 
     def forward(
@@ -84,6 +93,7 @@ class TransformerBlock(Module):
         Raises:
             TypeError, ValueError: as `MultiHeadAttention`.
         """
+        check_features(x, self.linear1.W.shape[0], "TransformerBlock: x")
         if lengths is not None:
             x = zero_padding(x, lengths)
             mask = both(mask, padding_mask(lengths, x.shape[0])[:, None, None, :])

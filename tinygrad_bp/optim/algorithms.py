@@ -10,17 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinygrad_bp.optim.optimizer import (
-    Check,
-    Group,
-    Optimizer,
-    State,
-    at_least_zero,
-    fraction,
-    positive,
-    two_fractions,
-    yes_or_no,
-)
+from tinygrad_bp.arguments import at_least_zero, flag, fraction, positive
+from tinygrad_bp.optim.optimizer import Check, Group, Optimizer, State, two_fractions
 
 
 class SGD(Optimizer):
@@ -43,7 +34,7 @@ class SGD(Optimizer):
         "momentum": fraction,
         "dampening": fraction,
         "weight_decay": at_least_zero,
-        "nesterov": yes_or_no,
+        "nesterov": flag,
     }
     buffers = ("momentum_buffer",)
 
@@ -102,7 +93,7 @@ class RMSprop(Optimizer):
         "eps": positive,
         "weight_decay": at_least_zero,
         "momentum": fraction,
-        "centered": yes_or_no,
+        "centered": flag,
     }
     buffers = ("square_avg", "grad_avg", "momentum_buffer")
 

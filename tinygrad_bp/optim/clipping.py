@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_bp.arguments import instance, positive, several
 from tinygrad_bp.interrupts import write
-from tinygrad_bp.optim.optimizer import gradient_of, positive
+from tinygrad_bp.optim.optimizer import gradient_of
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.value import Value
@@ -67,5 +68,7 @@ def _graded(parameters: Iterable[Any]) -> list[tuple[Any, Any]]:
     """The leaves that have a gradient, each once, with it."""
     if isinstance(parameters, (Tensor, Values, Value)):
         parameters = [parameters]
-    leaves = {id(p): p for p in parameters}.values()
+    leaves = {id(p): p for p in several(parameters, "parameters", "leaves")}.values()
+    for p in leaves:
+        instance(p, "parameters", (Tensor, Values, Value), "leaves")
     return [(p, g) for p in leaves if (g := gradient_of(p)) is not None]

@@ -12,8 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tinygrad_bp.arguments import at_least_zero, instance, integer, out_of_range, real, several
 from tinygrad_bp.interrupts import write
-from tinygrad_bp.optim.optimizer import Optimizer, at_least_zero
+from tinygrad_bp.optim.optimizer import Optimizer
 
 
 class LRScheduler:
@@ -29,8 +30,7 @@ class LRScheduler:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+        instance(optimizer, "optimizer", Optimizer, "an Optimizer")
         self.optimizer = optimizer
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -61,7 +61,7 @@ class LRScheduler:
             ValueError: it does not fit; then nothing is changed.
         """
         if not isinstance(state, Mapping) or state.keys() != {"last_epoch", "base_lrs"}:
-            raise ValueError("state: expected a dict of 'last_epoch' and 'base_lrs'")
+            raise out_of_range("state", "a dict of 'last_epoch' and 'base_lrs'", state)
         t, rates = _count(state["last_epoch"], "last_epoch", 0), list(state["base_lrs"])
         if len(rates) != len(self.base_lrs):
             raise ValueError(f"base_lrs: expected {len(self.base_lrs)} rates, got {len(rates)}")
@@ -89,6 +89,7 @@ class StepLR(LRScheduler):
 
     def at(self, t: int, lr: float) -> float:
         """`lr gamma^⌊t / step_size⌋`."""
+        t, lr = _checked(t, lr)
         return lr * self.gamma ** (t // self.step_size)
 
 
@@ -110,6 +111,7 @@ class CosineAnnealingLR(LRScheduler):
 
     def at(self, t: int, lr: float) -> float:
         """`eta_min + ½ (lr - eta_min)(1 + cos(π t / T_max))`."""
+        t, lr = _checked(t, lr)
         height = 0.5 * (1.0 + math.cos(math.pi * t / self.T_max))
         return self.eta_min + (lr - self.eta_min) * height
 
@@ -137,6 +139,7 @@ class LinearLR(LRScheduler):
 
     def at(self, t: int, lr: float) -> float:
         """`lr (start + (end - start) min(1, t / total_iters))`."""
+        t, lr = _checked(t, lr)
         way = min(1.0, t / self.total_iters)
         return lr * (self.start_factor + (self.end_factor - self.start_factor) * way)
 
@@ -171,7 +174,8 @@ class SequentialLR(LRScheduler):
         milestones: Sequence[int],
     ) -> None:
         self.schedulers = _of_one(schedulers, optimizer)
-        self.milestones = [_count(m, "milestones") for m in milestones]
+        listed = several(milestones, "milestones", "numbers of steps")
+        self.milestones = [_count(m, "milestones") for m in listed]
         if len(self.milestones) != len(self.schedulers) - 1:
             raise ValueError(
                 f"milestones: expected {len(self.schedulers) - 1}, got {len(self.milestones)}"
@@ -182,6 +186,7 @@ class SequentialLR(LRScheduler):
 
     def at(self, t: int, lr: float) -> float:
         """The rate of the schedule whose turn it is."""
+        t, lr = _checked(t, lr)
         k = bisect.bisect_right(self.milestones, t)
         return self.schedulers[k].at(t - (self.milestones[k - 1] if k else 0), lr)
 
@@ -197,28 +202,35 @@ class ChainedScheduler(LRScheduler):
     def __init__(
         self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None
     ) -> None:
-        if optimizer is None and schedulers:
-            optimizer = schedulers[0].optimizer
+        if optimizer is None and isinstance(schedulers, (list, tuple)) and schedulers:
+            optimizer = getattr(schedulers[0], "optimizer", None)
         self.schedulers = _of_one(schedulers, optimizer)
         super().__init__(self.schedulers[0].optimizer)
 
     def at(self, t: int, lr: float) -> float:
         """The schedules' functions, one of the other."""
+        t, lr = _checked(t, lr)
         for scheduler in self.schedulers:
             lr = scheduler.at(t, lr)
         return lr
 
 
 def _of_one(schedulers: Sequence[LRScheduler], optimizer: Optimizer | None) -> list[LRScheduler]:
-    if not schedulers:
-        raise ValueError("schedulers: expected at least one, got none")
+    if not isinstance(schedulers, (list, tuple)) or not schedulers:
+        raise out_of_range("schedulers", "a list of at least one", schedulers)
+    if optimizer is None or not isinstance(optimizer, Optimizer):
+        instance(optimizer, "optimizer", Optimizer, "an Optimizer")
     for i, scheduler in enumerate(schedulers):
         if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
-            raise ValueError(f"schedulers[{i}]: expected a schedule made for the same optimizer")
+            raise out_of_range(
+                f"schedulers[{i}]", "a schedule made for the same optimizer", scheduler
+            )
     return list(schedulers)
 
 
 def _count(x: Any, what: str, least: int = 1) -> int:
-    if not isinstance(x, int) or isinstance(x, bool) or x < least:
-        raise ValueError(f"{what}: expected an integer of at least {least}, got {x!r}")
-    return x
+    return integer(x, what, least)
+
+
+def _checked(t: Any, lr: Any) -> tuple[int, float]:
+    return integer(t, "t", 0), real(lr, "lr")

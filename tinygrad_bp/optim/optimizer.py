@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinygrad_bp.arguments import at_least_zero, fraction, out_of_range, several, wrong_kind
 from tinygrad_bp.interrupts import Write, write
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor, as_array
@@ -44,10 +45,9 @@ class Optimizer:
     buffers: ClassVar[tuple[str, ...]] = ()  # the arrays that may be remembered of a parameter
 
     def __init__(self, parameters: Iterable[Any], **settings: Any) -> None:
-        if not isinstance(parameters, Iterable) or isinstance(parameters, Tensor):
-            kind = type(parameters).__name__
-            raise TypeError(f"parameters: expected leaves, as model.parameters() gives, got {kind}")
-        listed = list(parameters)
+        if isinstance(parameters, (Tensor, Mapping)):
+            raise wrong_kind("parameters", "leaves, as model.parameters() gives", parameters)
+        listed = several(parameters, "parameters", "leaves, as model.parameters() gives")
         self.defaults = self._checked(settings)
         self.param_groups: list[Group] = []
         self.state: dict[int, State] = {}
@@ -64,15 +64,15 @@ class Optimizer:
             group: leaves under "params"; the settings it does not name are the optimiser's.
         """
         if not isinstance(group, Mapping) or "params" not in group:
-            raise TypeError(f"parameters: expected a dict with 'params', got {str(group)[:60]}")
+            raise wrong_kind("parameters: group", "a dict with 'params'", group)
         parameters = group["params"]
         one = isinstance(parameters, (Tensor, Values, Value))
-        parameters = [parameters] if one else list(parameters)
+        parameters = [parameters] if one else several(parameters, "parameters", "leaves")
         if not parameters:
             raise ValueError("parameters: expected at least one, got none")
         for i, p in enumerate(parameters):
             if not (isinstance(p, (Tensor, Values, Value)) and p.is_leaf and p.requires_grad):
-                raise TypeError(f"parameters[{i}]: expected a tracked leaf, got {type(p).__name__}")
+                raise wrong_kind(f"parameters[{i}]", "a tracked leaf", p)
         known = [*self.parameters, *parameters]
         if len({id(p) for p in known}) < len(known):
             raise ValueError("parameters: one is given twice, and would be moved twice")
@@ -133,7 +133,8 @@ class Optimizer:
                 f"{type(self).__name__} has no setting {sorted(unknown)[0]!r}; it has "
                 f"{', '.join(self.checks)}"
             )
-        return {name: self.checks.get(name, at_least_zero)(x, name) for name, x in settings.items()}
+        other: Check = at_least_zero
+        return {name: self.checks.get(name, other)(x, name) for name, x in settings.items()}
 
     # --- saving -----------------------------------------------------------------------------------
 
@@ -162,7 +163,7 @@ class Optimizer:
             ValueError: it does not fit; then nothing is changed.
         """
         if not isinstance(state, Mapping) or state.keys() != {"state", "param_groups"}:
-            raise ValueError("state: expected a dict of 'state' and 'param_groups'")
+            raise out_of_range("state", "a dict of 'state' and 'param_groups'", state)
         given, own = state["param_groups"], self.state_dict()["param_groups"]
         if [g["params"] for g in given] != [g["params"] for g in own]:
             raise ValueError("state: the groups hold other numbers of parameters")
@@ -215,44 +216,18 @@ def _numbers(p: Any) -> Any:
 # --- what settings may be ------------------------------------------------------------------------
 
 
-def positive(x: float, what: str) -> float:
-    """A number above zero."""
-    if not 0.0 < x < np.inf:
-        raise ValueError(f"{what}: expected a positive number, got {x!r}")
-    return float(x)
-
-
-def at_least_zero(x: float, what: str) -> float:
-    """A number that is not negative."""
-    if not 0.0 <= x < np.inf:
-        raise ValueError(f"{what}: expected a number that is not negative, got {x!r}")
-    return float(x)
-
-
-def fraction(x: float, what: str) -> float:
-    """A number in [0, 1)."""
-    if not 0.0 <= x < 1.0:
-        raise ValueError(f"{what}: expected a number in [0, 1), got {x!r}")
-    return float(x)
-
-
 def two_fractions(x: tuple[float, float], what: str) -> tuple[float, float]:
     """Two numbers in [0, 1)."""
+    if not isinstance(x, (tuple, list)):
+        raise wrong_kind(what, "two numbers", x)
     if len(x) != 2:
         raise ValueError(f"{what}: expected two numbers, got {len(x)}")
     return fraction(x[0], f"{what}[0]"), fraction(x[1], f"{what}[1]")
 
 
-def yes_or_no(x: bool, what: str) -> bool:
-    """True or False."""
-    if not isinstance(x, bool):
-        raise ValueError(f"{what}: expected True or False, got {x!r}")
-    return x
-
-
 def _count(x: Any, what: str) -> int:
     if not isinstance(x, int) or isinstance(x, bool) or x < 1:
-        raise ValueError(f"{what}: expected a number of steps, got {str(x)[:40]}")
+        raise out_of_range(what, "a number of steps", x)
     if x >= 2**63:
         raise ValueError(f"{what}: expected a number below 2**63, got a larger one")
     return x

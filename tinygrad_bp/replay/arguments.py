@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygrad_bp.arguments import out_of_range
 from tinygrad_bp.containers import elements_of, leaves_of, shaped
 from tinygrad_bp.hooks import hooks_of
 from tinygrad_bp.nn.module import Module
@@ -52,6 +53,12 @@ class Given:
 
     def take(self, x: Any) -> None:
         """Take an argument apart."""
+        try:
+            self._take(x)
+        except RecursionError:
+            raise out_of_range("argument", "a structure that ends", x) from None
+
+    def _take(self, x: Any) -> None:
         leaves, key = self.leaves, self.key
         if type(x) is np.ndarray:  # first what small steps are given
             self._take_array(x)
@@ -78,11 +85,11 @@ class Given:
         elif isinstance(x, dict):
             key += ("dict", *x)
             for part in x.values():
-                self.take(part)
+                self._take(part)
         elif isinstance(x, (list, tuple)):
             key += (type(x), len(x))
             for part in x:
-                self.take(part)
+                self._take(part)
         elif isinstance(x, np.random.Generator):
             self._take_generator(x)
         else:
@@ -109,7 +116,7 @@ class Given:
                 self.leaves.append(part)
                 self.key += (Tensor, array.shape, array.dtype, self.by_tracked and part.rule)
             else:
-                self.take(part)
+                self._take(part)
         for generator in found.generators:
             self.take(generator)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygrad_bp.arguments import choice, count, flag, integer, several, wrong_kind
 from tinygrad_bp.interrupts import undone
 from tinygrad_bp.recording import current_state, observers_of
 from tinygrad_bp.replay.arguments import KEPT, Given, Parameters, put, put_rows
@@ -79,16 +80,15 @@ def compile(
         >>> step(3.0), step.value_and_grad(4.0), step.value_and_grad(5.0)
         (10.0, (17.0, 8.0), (26.0, 10.0))
     """
-    if on_branch not in ("record", "raise"):
-        raise ValueError(f"on_branch: expected 'record' or 'raise', got {on_branch!r}")
-    if engine not in ("numpy", "numba", "jax"):
-        raise ValueError(f"engine: expected 'numpy', 'numba' or 'jax', got {engine!r}")
+    choice(on_branch, "on_branch", ("record", "raise"))
+    choice(engine, "engine", ("numpy", "numba", "jax"))
+    flag(optimize, "optimize")
     if function is None:
         return functools.partial(
             compile, argnums=argnums, on_branch=on_branch, optimize=optimize, engine=engine
         )
     if not callable(function):
-        raise TypeError(f"function: expected something to call, got {type(function).__name__}")
+        raise wrong_kind("function", "something to call", function)
     return Compiled(function, argnums, on_branch, optimize, engine)
 
 
@@ -174,8 +174,11 @@ class Compiled:
             RuntimeError: a row takes another branch than the first, and on_branch is "raise", or
                 random numbers are drawn: which are another row's hangs on the branches before.
         """
-        if gradient not in (None, "rows", "sum"):
-            raise ValueError(f"gradient: expected 'rows', 'sum' or None, got {gradient!r}")
+        choice(gradient, "gradient", ("rows", "sum", None))
+        count(threads, "threads")
+        rows = [integer(i, "rows") for i in several(rows, "rows", "positions of arguments")]
+        if not all(-len(args) <= i < len(args) for i in rows):
+            raise ValueError(f"rows: expected positions among {len(args)} arguments, got {rows}")
         data = {i % len(args): as_array(args[i], f"argument {i}") for i in rows}
         counts = {len(x) if x.ndim else 0 for x in data.values()}
         if len(counts) != 1 or 0 in counts:
@@ -187,7 +190,8 @@ class Compiled:
 
         Generators among them are left as they are.
         """
-        return self._recording("value_and_grad" if gradient else "value", args).program
+        mode: Mode = "value_and_grad" if flag(gradient, "gradient") else "value"
+        return self._recording(mode, args).program
 
     # --- choosing a recording -------------------------------------------------------------------
 

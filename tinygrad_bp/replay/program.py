@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp import array_rules
+from tinygrad_bp.arguments import instance, integer
 from tinygrad_bp.array_rules import ARRAY_RULES, structural
 from tinygrad_bp.replay.scopes import Scopes
 from tinygrad_bp.rules import RULES, elementwise
@@ -247,13 +248,21 @@ class Program:
 
     def rule(self, i: int) -> Any:
         """The operation of an instruction: a rule, or "input", or "constant"."""
-        return self.rules[self.codes[i]]
+        return self.rules[self.codes[self._place(i)]]
 
     def operands_of(self, i: int) -> tuple[int, ...]:
         """The instructions that an instruction was computed from."""
+        i = self._place(i)
         if i in self.details:
             return self.details[i].operands
         return tuple(int(j) for j in self.operands[i] if j >= 0)
+
+    def _place(self, i: Any) -> int:
+        """The number of an instruction, from 0."""
+        count = len(self.codes)
+        if not -count <= integer(i, "i") < count:
+            raise IndexError(f"i: expected one of {count} instructions, got {i}")
+        return int(i) % count
 
     def drawn(self, *generators: np.random.Generator) -> list[Any]:
         """What the draws give now: the last of the inputs, to be put after the others.
@@ -264,6 +273,8 @@ class Program:
         Raises:
             ValueError: there are too few, or a draw gives another shape than at the recording.
         """
+        for generator in generators:
+            instance(generator, "generators", np.random.Generator, "numpy Generators")
         count = max((draw.generator for draw in self.draws), default=-1) + 1
         if len(generators) < count:
             raise ValueError(f"the program draws from {count} generators, got {len(generators)}")

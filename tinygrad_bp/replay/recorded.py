@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tinygrad_bp.arguments import choice, instance
 from tinygrad_bp.containers import elements_of, filled, leaves_of, like_elements, nodes_of, shaped
 from tinygrad_bp.differentiable import gradients_of
 from tinygrad_bp.graph import UNTRACKED
@@ -302,4 +303,6 @@ def runner(program: Program, engine: Engine = "numpy") -> Any:
         ValueError: the engine does not run programs of this kind.
         ImportError: its package is not installed.
     """
+    instance(program, "program", Program, "a Program")
+    choice(engine, "engine", ("numpy", "numba", "jax"))
     return runner_of(engine, program.kind)(program)

@@ -17,12 +17,12 @@ import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
+from tinygrad_bp.arguments import file_path, instance, several
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.files import array_of, read_whole, shown, write_whole
 from tinygrad_bp.replay.program import (
@@ -65,7 +65,8 @@ def save(program: Program, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: the program cannot be saved; the message says why.
     """
-    path = Path(path)
+    instance(program, "program", Program, "a Program")
+    path = file_path(path, "path")
     try:
         check_program(program)
         content = _archive(program)
@@ -90,7 +91,9 @@ def load(path: str | os.PathLike[str], operations: Iterable[Rule | ArrayRule] = 
         OSError: the file cannot be read.
     """
     mine: dict[str, Any] = {}
-    for rule in operations:
+    path = file_path(path, "path")
+    for rule in several(operations, "operations", "operations"):
+        instance(rule, "operations", (Rule, ArrayRule), "operations")
         if mine.setdefault(rule.name, rule) is not rule:
             raise ValueError(f"operations: two are called {rule.name!r}")
     content = read_whole(path, LONGEST_FILE)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import count, instance, integer, text, wrong_kind
+
 
 def minibatches(samples: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
     """The indices 0 ... samples - 1 in random order, in batches; the last may be smaller.
@@ -20,8 +22,12 @@ def minibatches(samples: int, size: int, rng: np.random.Generator) -> Iterator[N
     Raises:
         ValueError: a number is not positive.
     """
-    if samples < 1 or size < 1:
-        raise ValueError(f"expected positive samples and size, got {samples} and {size}")
+    samples, size = count(samples, "samples"), count(size, "size")
+    instance(rng, "rng", np.random.Generator, "a numpy Generator")
+    return _minibatches(samples, size, rng)
+
+
+def _minibatches(samples: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
     order = rng.permutation(samples)
     for start in range(0, samples, size):
         yield order[start : start + size]
@@ -45,11 +51,21 @@ def streams(
     Raises:
         ValueError: the sequence is too short for one piece.
     """
+    batch, steps = count(batch, "batch"), count(steps, "steps")
+    if not isinstance(symbols, np.ndarray) or symbols.ndim != 1:
+        raise wrong_kind("symbols", "an array of shape (length,)", symbols)
     length = (len(symbols) - 1) // batch
     if length < steps:
         raise ValueError(
-            f"a sequence of {len(symbols)} symbols is too short for {batch} streams of {steps}"
+            f"symbols: expected enough for batch = {batch} streams of steps = {steps}, got "
+            f"{len(symbols)} symbols"
         )
+    return _pieces(symbols, batch, steps, length)
+
+
+def _pieces(
+    symbols: NDArray[Any], batch: int, steps: int, length: int
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     inputs = symbols[: batch * length].reshape(batch, length).T
     targets = symbols[1 : batch * length + 1].reshape(batch, length).T
     for start in range(0, length - steps + 1, steps):
@@ -70,6 +86,12 @@ def progress(
     Raises:
         ImportError: tqdm is not installed; it comes with the extra `data`.
     """
+    if items is not None and (isinstance(items, str) or not isinstance(items, Iterable)):
+        raise wrong_kind("items", "something to go through", items)
+    text(description, "description")
+    if total is not None:
+        integer(total, "total", 0)
+    integer(initial, "initial", 0)
     try:
         from tqdm import tqdm
     except ImportError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp import array_rules
+from tinygrad_bp.arguments import count, function, wrong_kind
 from tinygrad_bp.graph import commit, leaf_gradients
 from tinygrad_bp.nn.module import named
 from tinygrad_bp.recording import call_in_scope, is_grad_enabled, no_grad
@@ -115,9 +116,13 @@ def truncated_bptt(
 
     Source: Williams & Peng 1990, BPTT(h; h') with h = k2 and h' = k1.
     """
+    function(cell, "cell")
+    function(loss, "loss")
+    for name, steps in (("sequence", sequence), ("targets", targets)):
+        if isinstance(steps, (str, bytes, Mapping)) or not isinstance(steps, (Iterable, Tensor)):
+            raise wrong_kind(name, "a sequence of steps", steps)
     for name, k in (("k1", k1), ("k2", k2)):
-        if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {k!r}")
+        count(k, name)
         if isinstance(sequence, Sized) and k > len(sequence):
             raise ValueError(f"{name}: expected at most the sequence's {len(sequence)}, got {k}")
     if isinstance(sequence, Sized) and isinstance(targets, Sized):

@@ -8,6 +8,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinygrad_bp.arguments import real
+from tinygrad_bp.arrays import integers
+from tinygrad_bp.tensor import as_array
 from tinygrad_bp.text import clean
 
 
@@ -72,7 +75,8 @@ class EarlyStopping(NamedTuple):
 
     def improves(self, number: float, best: float | None) -> bool:
         """Whether a number is better than the best so far."""
-        if best is None or best != best:
+        real(number, "number")
+        if best is None or real(best, "best") != best:
             return True
         gain = best - number if self.mode == "min" else number - best
         return gain > self.min_delta
@@ -88,8 +92,8 @@ def accuracy(outputs: Any, labels: Any) -> float:
     Raises:
         ValueError: the shapes do not fit, there is nothing, or the labels are no integers.
     """
-    outputs, labels = np.asarray(outputs), np.asarray(labels)
-    if outputs.shape[:-1] != labels.shape or labels.dtype.kind not in "iu":
+    outputs, labels = as_array(outputs, "outputs"), integers(labels, "labels")
+    if not outputs.ndim or outputs.shape[:-1] != labels.shape:
         raise ValueError(
             f"labels: expected integers of shape {outputs.shape[:-1]}, got {labels.dtype} of "
             f"shape {labels.shape}"

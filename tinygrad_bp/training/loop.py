@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import file_path, flag, function, integer, several
 from tinygrad_bp.interrupts import undone, write
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module
@@ -34,7 +35,6 @@ from tinygrad_bp.training.plan import (
     Metric,
     Plan,
     arrays_of,
-    check_count,
     check_plan,
     check_trained,
     named_metrics,
@@ -173,7 +173,17 @@ def fit(
         True
     """
     check_trained(model, optimizer, scheduler, compiled)
-    check_count(epochs, "epochs", 0)
+    integer(epochs, "epochs", 0)
+    flag(resume, "resume")
+    if not isinstance(progress, str):
+        flag(progress, "progress")
+    checkpoint = None if checkpoint is None else file_path(checkpoint, "checkpoint")
+    callbacks = several(callbacks, "callbacks", "Callbacks or functions")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            function(callback, "callbacks")
+    if checkpoint_every is not None:
+        integer(checkpoint_every, "checkpoint_every", 1)
     plan = Plan(
         data=arrays_of(data, "data"),
         loss=loss,
@@ -220,8 +230,6 @@ class _Loop:
     def keep(self, path: str | os.PathLike[str], every: int | None, resume: bool) -> None:
         """Have the run written to a checkpoint, and go on from the one that is there."""
         run, settings = self.run, settings_of(self.plan, self.run)
-        if every is not None:
-            check_count(every, "checkpoint_every", 1)
         saved = {id(p) for p in run.model.parameters()}
         if any(id(p) not in saved for p in run.optimizer.parameters):
             raise ValueError("checkpoint: the optimizer moves parameters that the model lacks")

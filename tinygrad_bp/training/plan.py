@@ -8,6 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import (
+    choice,
+    finite,
+    flag,
+    function,
+    integer,
+    out_of_range,
+    positive,
+    several,
+    shown,
+    wrong_kind,
+)
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.nn.regularization import Dropout
 from tinygrad_bp.optim import Optimizer
@@ -53,20 +65,23 @@ class Plan(NamedTuple):
 def check_trained(model: Any, optimizer: Any, scheduler: Any, compiled: bool) -> None:
     """Look at who is to be trained, and by whom."""
     if not isinstance(model, Module):
-        raise TypeError(f"model: expected a Module, got {type(model).__name__}")
+        raise wrong_kind("model", "a Module", model)
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+        raise wrong_kind("optimizer", "an Optimizer", optimizer)
     if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
-        raise ValueError("scheduler: expected a schedule of the optimizer that is given")
+        raise out_of_range("scheduler", "a schedule of the optimizer that is given", scheduler)
+    flag(compiled, "compiled")
     if compiled and any(isinstance(m, Dropout) and m.p > 0.0 for m in model.modules()):
         raise ValueError("compiled: a record would leave out the same numbers at every step")
 
 
 def check_plan(plan: Plan) -> None:
     """Look at what the parts of a plan say of one another."""
-    check_count(plan.batch_size, "batch_size", 1)
-    if plan.scheduler_per not in ("epoch", "batch"):
-        raise ValueError(f"scheduler_per: expected 'epoch' or 'batch', got {plan.scheduler_per!r}")
+    integer(plan.batch_size, "batch_size", 1)
+    choice(plan.scheduler_per, "scheduler_per", ("epoch", "batch"))
+    function(plan.loss, "loss")
+    if plan.clip_norm is not None:
+        positive(plan.clip_norm, "clip_norm")
     if plan.metrics and plan.validation is None:
         raise ValueError("metrics: they are of the validation data, and there are none")
     if plan.stopping is not None:
@@ -75,11 +90,11 @@ def check_plan(plan: Plan) -> None:
 
 def arrays_of(data: Iterable[Any], what: str) -> Arrays:
     """Inputs and targets as arrays, of equally many samples, all finite."""
-    if isinstance(data, (np.ndarray, Tensor, Mapping, str)) or not isinstance(data, Iterable):
-        raise TypeError(f"{what}: expected arrays (x, y), got {type(data).__name__}")
-    arrays = tuple(np.asarray(part) for part in data)
+    if isinstance(data, (np.ndarray, Tensor)):
+        raise wrong_kind(what, "arrays (x, y)", data)
+    arrays = tuple(_array(part, what) for part in several(data, what, "arrays (x, y)"))
     if len(arrays) < 2:
-        raise ValueError(f"{what}: expected inputs and targets, got {len(arrays)} array")
+        raise ValueError(f"{what}: expected inputs and targets, got {shown(data)}")
     for i, array in enumerate(arrays):
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{what}[{i}]: expected numbers, got an array of {array.dtype}")
@@ -95,35 +110,40 @@ def arrays_of(data: Iterable[Any], what: str) -> Arrays:
     return arrays
 
 
+def _array(x: Any, what: str) -> Any:
+    try:
+        return np.asarray(x)
+    except Exception:  # ragged lists, and whatever an object of another library may raise
+        raise wrong_kind(what, "arrays (x, y)", x) from None
+
+
 def named_metrics(metrics: Mapping[str, Metric] | Iterable[Metric]) -> dict[str, Metric]:
     """Metrics by name."""
     if isinstance(metrics, Mapping):
         found = dict(metrics)
     else:
-        found = {getattr(f, "__name__", type(f).__name__): f for f in metrics}
-    for name, metric in found.items():
+        listed = several(metrics, "metrics", "functions")
+        found = {getattr(f, "__name__", type(f).__name__): f for f in listed}
+    for metric in found.values():
         if not callable(metric):
-            raise TypeError(f"metrics: {name!r}: expected a function, got {metric!r}")
+            raise wrong_kind("metrics", "functions", metric)
     return found
 
 
 def stopping_of(given: EarlyStopping | int | None) -> EarlyStopping | None:
     """When to stop; a number is the patience."""
-    return given if given is None or isinstance(given, EarlyStopping) else EarlyStopping(given)
+    if given is None or isinstance(given, EarlyStopping):
+        return given
+    return EarlyStopping(integer(given, "early_stopping", 1))
 
 
 def _check_stopping(stopping: EarlyStopping, columns: list[str]) -> None:
-    check_count(stopping.patience, "early_stopping: patience", 1)
+    integer(stopping.patience, "early_stopping: patience", 1)
+    finite(stopping.min_delta, "early_stopping: min_delta")
+    flag(stopping.restore_best, "early_stopping: restore_best")
     if stopping.monitor not in columns:
         raise ValueError(
             f"early_stopping: there is no {stopping.monitor!r} to monitor; there are "
             f"{', '.join(columns)}"
         )
-    if stopping.mode not in ("min", "max"):
-        raise ValueError(f"early_stopping: expected 'min' or 'max', got {stopping.mode!r}")
-
-
-def check_count(x: Any, what: str, least: int) -> None:
-    """Look whether x is an integer of at least `least`."""
-    if not isinstance(x, (int, np.integer)) or isinstance(x, bool) or x < least:
-        raise ValueError(f"{what}: expected an integer of at least {least}, got {x!r}")
+    choice(stopping.mode, "early_stopping: mode", ("min", "max"))

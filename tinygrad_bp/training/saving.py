@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygrad_bp.arguments import file_path, wrong_kind
 from tinygrad_bp.files import Path_, read_whole, shown, write_whole
 from tinygrad_bp.nn.module import Module
 
@@ -36,7 +37,7 @@ def save_model(model: Module, path: Path_) -> None:
         OSError: the file cannot be written.
         ImportError: safetensors is not installed; it comes with the extra `data`.
     """
-    write_arrays(path, _state(model))
+    write_arrays(file_path(path, "path"), _state(model))
 
 
 def load_model(model: Module, path: Path_) -> None:
@@ -54,14 +55,14 @@ def load_model(model: Module, path: Path_) -> None:
         ValueError: there is no such file, it is not a safetensors file, or it does not fit.
         ImportError: safetensors is not installed; it comes with the extra `data`.
     """
-    expected = _state(model)
+    expected, path = _state(model), file_path(path, "path")
     file = read_arrays(path, sum(x.nbytes for x in expected.values()))
     model.load_state_dict(file.arrays(expected))
 
 
 def _state(model: Module) -> dict[str, NDArray[Any]]:
     if not isinstance(model, Module):
-        raise TypeError(f"model: expected a Module, got {type(model).__name__}")
+        raise wrong_kind("model", "a Module", model)
     state = model.state_dict()
     if not state:
         raise ValueError(f"model: {type(model).__name__} has no parameters")
