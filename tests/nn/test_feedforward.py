@@ -54,7 +54,9 @@ def test_linear_takes_plain_data():
 
 @pytest.mark.parametrize("sizes", [(0, 2), (2, 0), (-1, 2), (2.0, 2), ("2", 2), (None, 2)])
 def test_linear_refuses_sizes(sizes):
-    with pytest.raises((TypeError, ValueError), match=r"(inputs|outputs): expected a positive integer, got"):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"(inputs|outputs): expected a positive integer, got"
+    ):
         nn.Linear(*sizes, rng=0)
 
 

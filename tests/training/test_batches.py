@@ -44,7 +44,9 @@ def test_streams_continue_and_targets_are_one_ahead():
 
 
 def test_a_sequence_too_short():
-    with pytest.raises(ValueError, match="expected enough for batch = 3 streams of steps = 5, got 15"):
+    with pytest.raises(
+        ValueError, match="expected enough for batch = 3 streams of steps = 5, got 15"
+    ):
         next(streams(np.arange(15), 3, 5))
 
 
