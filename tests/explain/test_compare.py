@@ -550,7 +550,7 @@ def test_the_other_arguments_are_checked(small):
         compare(loss, right, model=3)
     with pytest.raises(ValueError, match="learning_rate: expected a positive number, got -1"):
         compare(loss, right, learning_rate=-1)
-    with pytest.raises(ValueError, match="needs the gradient to start from"):
+    with pytest.raises(ValueError, match="loss: expected a single number"):
         compare(tb.Tensor([1.0, 2.0], "x") * 2.0, {"x": [2.0, 2.0]})
 
 

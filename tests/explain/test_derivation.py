@@ -221,7 +221,7 @@ def test_two_things_never_have_the_same_symbol():
         ({"with_respect_to": tb.Value(1.0)}, ValueError, "does not depend on one of"),
         ({"with_respect_to": 3}, TypeError, "with_respect_to: expected nodes or their names"),
         ({"symbols": {"W9": "Θ"}}, ValueError, "symbols: 'W9' is not in this graph"),
-        ({"symbols": {"W1": 3}}, TypeError, "symbols: expected a name, got 3"),
+        ({"symbols": {"W1": 3}}, TypeError, "symbols: expected a name, got int 3"),
     ],
 )
 def test_what_cannot_be_derived_is_refused(arguments, error, message):

@@ -76,7 +76,7 @@ def test_gradients_that_are_not_zeroed_pile_up(passes):
         loss.backward()
     np.testing.assert_array_equal(shown.wrong["x"], x.grad)
     assert shown.changed == (["x"] if passes > 1 else [])
-    with pytest.raises(ValueError, match="passes: expected a positive int, got 0"):
+    with pytest.raises(ValueError, match="passes: expected a positive integer, got 0"):
         mistakes.not_zeroed(loss, passes=0)
 
 

@@ -132,8 +132,9 @@ class Deltas(Shown):
         by_step = {d.step: d for d in found}
         if not found or len(by_step) < len(found):
             layers = sorted({d.layer for d in found})
+            within = f" of layer {layer!r:.40}" if layer else ""
             raise KeyError(
-                f"over_time: {symbol!r:.40} (layer {layer!r:.40}) has "
+                f"over_time: {symbol!r:.40}{within} has "
                 + (f"several a step, in {layers}; name one" if found else "no time steps")
             )
         return sorted(found, key=lambda d: d.step or 0)
