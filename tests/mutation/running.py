@@ -210,35 +210,38 @@ class Runner:
     # --- the tests themselves -------------------------------------------------------------------
 
     def baseline(self) -> None:
-        """Which lines each test runs, and how long it takes."""
+        """Which lines each test runs, and how long it takes; kept, but for tests that are new."""
         kept = self.results.with_suffix(".tests.json")
-        if not kept.exists():
-            code = forked(lambda: self._trace(kept), 3600.0)
+        found = json.loads(kept.read_text()) if kept.exists() else {}
+        found = {test: known for test, known in found.items() if test in self.items}
+        if new := [test for test in self.items if test not in found]:
+            code = forked(lambda: self._trace(new, kept, found), 3600.0)
             if code != 0:
-                kept.unlink(missing_ok=True)
                 raise RuntimeError(f"the tests fail without a mutant ({code})")
-        found = json.loads(kept.read_text())
+            found = json.loads(kept.read_text())
         self.lines = {test: set(lines) for test, (lines, _) in found.items()}
         self.seconds = {test: seconds for test, (_, seconds) in found.items()}
         self.say(f"{len(found)} tests in {sum(self.seconds.values()):.0f} s when traced")
 
-    def _trace(self, kept: Path) -> int:
+    def _trace(self, tests: list[str], kept: Path, found: dict[str, Any]) -> int:
         tracer = coverage.Coverage(data_file=None, include=[str(self.path)])
         seconds = {}
         tracer.start()
-        for test, item in self.items.items():
+        for test in tests:
+            item = self.items[test]
             tracer.switch_context(test)
-            begun = time.monotonic()
+            begun = time.process_time()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-            seconds[test] = time.monotonic() - begun
+            seconds[test] = time.process_time() - begun
             if self.session.testsfailed:
                 return 1
         tracer.stop()
         lines: dict[str, list[int]] = {test: [] for test in seconds}
-        for line, tests in tracer.get_data().contexts_by_lineno(str(self.path)).items():
-            for test in filter(None, tests):
+        for line, users in tracer.get_data().contexts_by_lineno(str(self.path)).items():
+            for test in filter(None, users):
                 lines[test].append(line)
-        kept.write_text(json.dumps({test: (lines[test], seconds[test]) for test in seconds}))
+        found |= {test: (lines[test], seconds[test]) for test in tests}
+        kept.write_text(json.dumps(found))
         return 0
 
     # --- a mutant -------------------------------------------------------------------------------
@@ -265,7 +268,8 @@ class Runner:
             if by == CERTAIN and self.imported.isdisjoint(span):
                 return {"by": None, "way": "patched"}
         rest = sorted(self.seconds.keys() - set(tests), key=self.seconds.__getitem__)
-        by = self.sure.judge(self.name, code, [*tests, *rest])
+        everything = [(test, self.seconds[test]) for test in (*tests, *rest)]
+        by = self.sure.judge(self.name, code, everything)
         return {"by": by, "way": "imported"}
 
     def quick(self, tests: list[str], code: CodeType) -> str | None:
@@ -279,7 +283,8 @@ class Runner:
         def work() -> int:
             module = sys.modules[f"tinygrad_bp.{self.name}"]
             certain = patched(self.functions, module, self.original, code)
-            return run([self.items[test] for test in tests], write) or (0 if certain else 2)
+            chosen = [(self.items[test], self.seconds[test]) for test in tests]
+            return run(chosen, write) or (0 if certain else 2)
 
         exit_code = forked(work, limit)
         os.close(write)
@@ -301,13 +306,17 @@ class _Hasty:
             os._exit(1)
 
 
-def run(items: list[Any], write: int) -> int:
-    """Run tests until one fails; the name of each is written before."""
-    session = items[0].session
+def run(items: list[tuple[Any, float]], write: int) -> int:
+    """Run tests, which take some seconds each, until one fails or takes very much longer.
+
+    The name of each is written before.
+    """
+    session = items[0][0].session
     session.config.pluginmanager.register(_Hasty())
-    for i, item in enumerate(items):
+    for i, (item, seconds) in enumerate(items):
         os.write(write, f"{item.nodeid}\n".encode())
-        following = items[i + 1] if i + 1 < len(items) else None
+        signal.setitimer(signal.ITIMER_PROF, min(4.0 + 3.0 * seconds, 40.0))  # then it is killed
+        following = items[i + 1][0] if i + 1 < len(items) else None
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.testsfailed:
             return 1
@@ -320,17 +329,17 @@ def run(items: list[Any], write: int) -> int:
 class _Ordered:
     """Takes the place of pytest's loop in a process that has imported the mutant."""
 
-    def __init__(self, tests: list[str], write: int) -> None:
+    def __init__(self, tests: list[tuple[str, float]], write: int) -> None:
         self.tests = tests
         self.write = write
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: Any) -> bool:
         items = {item.nodeid: item for item in session.items}
-        if session.testsfailed or not set(self.tests) <= set(items):
+        if session.testsfailed or not {test for test, _ in self.tests} <= set(items):
             os.write(self.write, b"collection\n")
             os._exit(1)  # the mutant changed what is there to be tested
-        os._exit(run([items[test] for test in self.tests], self.write))
+        os._exit(run([(items[test], seconds) for test, seconds in self.tests], self.write))
 
 
 class Sure:
@@ -351,7 +360,7 @@ class Sure:
                 os._exit(0)
         other.close()
 
-    def judge(self, name: str, code: CodeType, tests: list[str]) -> str | None:
+    def judge(self, name: str, code: CodeType, tests: list[tuple[str, float]]) -> str | None:
         self.pipe.send((name, self.marshal.dumps(code), tests))
         answer: str | None = self.pipe.recv()
         return answer
@@ -370,7 +379,7 @@ class Sure:
                 return
             pipe.send(self.outcome(name, self.marshal.loads(code), tests))
 
-    def outcome(self, name: str, code: CodeType, tests: list[str]) -> str | None:
+    def outcome(self, name: str, code: CodeType, tests: list[tuple[str, float]]) -> str | None:
         read, write = os.pipe()
 
         def work() -> int:
