@@ -13,6 +13,7 @@ import numpy as np
 import tinygrad_bp as tb
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.rules import RULES
+from tinygrad_bp.scalars import Values
 
 
 class Leaf(NamedTuple):
@@ -85,11 +86,16 @@ def applied(step, operands):
     return rule(*operands, *arguments)
 
 
-def run(program, leaves, after=lambda z: z):
-    """The result of every operation."""
+def run(program, leaves, use=None):
+    """The result of every operation; each use of an operand is of `use(operand)`."""
     results = []
     for step in program.steps:
-        results.append(after(applied(step, operands_of(step, leaves, results))))
+        operands = operands_of(step, leaves, results)
+        if use is not None:
+            operands = [
+                use(x) if isinstance(x, (tb.Value, tb.Tensor, Values)) else x for x in operands
+            ]
+        results.append(applied(step, operands))
     return results
 
 
@@ -108,9 +114,9 @@ def ends(program):
     return [k for k in range(len(program.steps)) if k not in used]
 
 
-def total(program, results):
+def total(program, results, use=lambda z: z):
     """One number of all the results that no other operation takes."""
-    return added([results[k] for k in ends(program)])
+    return added([use(results[k]) for k in ends(program)])
 
 
 def added(results):

@@ -2,7 +2,7 @@
 
 Two engines round differently, in functions like exp and in the order of sums. Where their results
 differ by more than such roundings explain by themselves, the program is run several times with
-every result of every operation multiplied by 1 + δ, δ some thousand roundings: what that changes is
+every use of every quantity multiplied by 1 + δ, δ some thousand roundings: what that changes is
 what nobody can expect to agree (Parker 1997, "Monte Carlo arithmetic"). At a kink, or at a tie,
 that may be the whole derivative.
 """
@@ -115,7 +115,7 @@ def wobbled(program, arrays=None, of=None, nodes=None, times=6):
 
         given = [np.asarray(moved(x)) for x in start]
         leaves = nodes(given) if nodes else programs.tensors(program, given)
-        loss = programs.total(program, programs.run(program, leaves, moved))
+        loss = programs.total(program, programs.run(program, leaves, moved), moved)
         if getattr(loss, "requires_grad", False):
             loss.backward()
         gradients = [
