@@ -91,7 +91,11 @@ def accuracy(outputs: Any, labels: Any) -> float:
     Raises:
         ValueError: the shapes do not fit, there is nothing, or the labels are no integers.
     """
-    outputs, labels = as_array(outputs, "outputs"), integers(labels, "labels")
+    outputs = as_array(outputs, "outputs")
+    try:
+        labels = integers(labels, "labels")
+    except TypeError as error:
+        raise ValueError(str(error)) from None
     if not outputs.ndim or outputs.shape[:-1] != labels.shape:
         raise ValueError(
             f"labels: expected integers of shape {outputs.shape[:-1]}, got {labels.dtype} of "
