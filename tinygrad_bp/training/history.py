@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinygrad_bp.arguments import real
+from tinygrad_bp.arguments import out_of_range, real
 from tinygrad_bp.arrays import integers
 from tinygrad_bp.tensor import as_array
 
@@ -94,8 +94,9 @@ def accuracy(outputs: Any, labels: Any) -> float:
     outputs = as_array(outputs, "outputs")
     try:
         labels = integers(labels, "labels")
-    except TypeError as error:
-        raise ValueError(str(error)) from None
+    except TypeError:
+        shape = outputs.shape[:-1]
+        raise out_of_range("labels", f"integers of shape {shape}", labels) from None
     if not outputs.ndim or outputs.shape[:-1] != labels.shape:
         raise ValueError(
             f"labels: expected integers of shape {outputs.shape[:-1]}, got {labels.dtype} of "
