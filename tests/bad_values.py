@@ -218,7 +218,7 @@ def marks_of(value: Any) -> list[str]:
     if isinstance(value, nn.Module):
         marks.append("Module")
     if isinstance(value, Path):
-        marks.append(str(value))
+        marks += [str(value), repr(value.name)] if value.name else [str(value)]
     if isinstance(value, str):
         marks += [value] if len(value) > 3 else ["''", "nothing"] if not value else []
     if hasattr(value, "shape"):

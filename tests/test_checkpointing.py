@@ -326,7 +326,7 @@ def test_a_tracked_leaf_made_inside_is_refused():
 
 
 def test_what_is_not_a_function_is_refused():
-    with pytest.raises(TypeError, match="checkpoint: expected a function, got Value"):
+    with pytest.raises(TypeError, match="function: expected a function, got Value"):
         tb.checkpoint(tb.Value(1.0))
 
 

@@ -133,7 +133,7 @@ def _checked_path(path: Any) -> Path:
         raise TypeError(f"play: path must be a str or a path, got {type(path).__name__}")
     given = Path(path)
     if given.suffix.lower() != ".html":
-        raise ValueError(f"play: path: the name must end in .html, got {str(given)!r:.100}")
+        raise ValueError(f"play: path: the name must end in .html, got {given.name!r:.100}")
     return given
 
 

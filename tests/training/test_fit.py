@@ -538,7 +538,7 @@ LEAF = tb.Tensor([1.0])
         ({"model": len}, TypeError, "model: expected a Module, got builtin_function"),
         ({"optimizer": 0.1}, TypeError, "optimizer: expected an Optimizer, got float"),
         ({"data": X}, TypeError, r"data: expected arrays \(x, y\), got ndarray"),
-        ({"data": (X,)}, ValueError, "data: expected inputs and targets, got 1 array"),
+        ({"data": (X,)}, ValueError, "data: expected inputs and targets, got tuple of length 1"),
         (
             {"data": (X, Y[:5])},
             ValueError,
@@ -551,7 +551,11 @@ LEAF = tb.Tensor([1.0])
         ({"epochs": -1}, ValueError, "epochs: expected an integer of at least 0, got -1"),
         ({"batch_size": 0}, ValueError, "batch_size: expected an integer of at least 1, got 0"),
         ({"metrics": [accuracy]}, ValueError, "metrics: they are of the validation data"),
-        ({"metrics": ["accuracy"], "validation": (X, Y)}, TypeError, "metrics: 'str': expected a"),
+        (
+            {"metrics": ["accuracy"], "validation": (X, Y)},
+            TypeError,
+            "metrics: expected functions, got str",
+        ),
         ({"early_stopping": 3}, ValueError, "there is no 'val_loss' to monitor; there are loss"),
         ({"early_stopping": EarlyStopping(0, "loss")}, ValueError, "patience: expected an integer"),
         (

@@ -117,7 +117,7 @@ def test_save_under_another_ending(picture, tmp_path, name):
 
 
 def test_save_to_no_path(picture):
-    with pytest.raises(TypeError, match="path must be a str or a path, got int"):
+    with pytest.raises(TypeError, match="path: expected the path of a file, got int"):
         picture.save(3)
 
 

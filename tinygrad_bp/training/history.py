@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinygrad_bp.arguments import real
+from tinygrad_bp.arguments import out_of_range, real
 from tinygrad_bp.arrays import integers
 from tinygrad_bp.tensor import as_array
 from tinygrad_bp.text import clean
@@ -92,7 +92,12 @@ def accuracy(outputs: Any, labels: Any) -> float:
     Raises:
         ValueError: the shapes do not fit, there is nothing, or the labels are no integers.
     """
-    outputs, labels = as_array(outputs, "outputs"), integers(labels, "labels")
+    outputs = as_array(outputs, "outputs")
+    try:
+        labels = integers(labels, "labels")
+    except TypeError:
+        shape = outputs.shape[:-1]
+        raise out_of_range("labels", f"integers of shape {shape}", labels) from None
     if not outputs.ndim or outputs.shape[:-1] != labels.shape:
         raise ValueError(
             f"labels: expected integers of shape {outputs.shape[:-1]}, got {labels.dtype} of "
