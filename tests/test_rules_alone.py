@@ -1,6 +1,7 @@
 """What a rule is, apart from its mathematics: its table entry, its call, its refusals."""
 
 import inspect
+import itertools
 import re
 from types import SimpleNamespace
 
@@ -152,6 +153,15 @@ TEXTBOOK = {
 
 def test_readers_are_shown_what_they_know():
     assert {name for name, rule in RULES.items() if rule.textbook} == TEXTBOOK
+
+
+@pytest.mark.parametrize("name", ["clip", "maximum", "minimum"])
+def test_a_choice_that_is_shifted_as_a_whole_moves_as_much(name):
+    """f(x + t, y + t, ...) = f(x, y, ...) + t, so the partials sum to 1, ties included."""
+    rule = RULES[name]
+    for point in itertools.product([-1.0, 0.0, 2.0], repeat=rule.arity):
+        z = rule.value(floats, *point)
+        assert sum(partial(floats, *point, z) for partial in rule.partials) == 1.0
 
 
 def test_helpers_keep_their_sides():

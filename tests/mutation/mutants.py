@@ -87,8 +87,17 @@ class _Visitor(cst.CSTVisitor):
         for kind, operator in mutation_operators:
             if isinstance(node, kind):
                 where = self.get_metadata(PositionProvider, node, None)
-                self.changes += [(where.start, node, new) for new in operator(node)]  # type: ignore[union-attr]
+                self.changes += [
+                    (where.start, node, new)  # type: ignore[union-attr]
+                    for new in operator(node)
+                    if has_domain(node) == has_domain(new)
+                ]
         return True
+
+
+def has_domain(node: cst.CSTNode) -> bool:
+    arguments = node.args if isinstance(node, cst.Call) else ()
+    return any(x.keyword is not None and x.keyword.value == "domain" for x in arguments)
 
 
 # Module-level names of types, which only annotations use; and where the tests sample.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import mmap
 import os
 import resource
 import select
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter
 from pathlib import Path
 from types import CodeType
@@ -52,6 +54,7 @@ OPTIONS = [
     str(ROOT),
 ]
 MEMORY = 6 << 30
+MISTAKE = 70  # of this file, and not of a mutant
 CERTAIN = "survived, as it stands in place"
 
 
@@ -63,7 +66,7 @@ def forked(work: Any, seconds: float) -> int | None:
     """The exit code of `work()` in a forked process; None if it took too long."""
     child = os.fork()
     if not child:
-        code = 70
+        code = MISTAKE
         try:
             os.setpgid(0, 0)
             null = os.open(os.devnull, os.O_RDWR)
@@ -86,6 +89,19 @@ def forked(work: Any, seconds: float) -> int | None:
     finally:
         os.close(watch)
     return os.waitstatus_to_exitcode(status)
+
+
+class Note:
+    """The name of the test that is running, as its process leaves it to whoever started that."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, 4096)
+
+    def write(self, name: str) -> None:
+        self.memory[:1024] = name.encode()[:1024].ljust(1024)
+
+    def read(self) -> str:
+        return self.memory[:1024].rstrip(b"\0 ").decode(errors="replace")
 
 
 # --- what a test runs ---------------------------------------------------------------------------
@@ -237,7 +253,10 @@ class Runner:
                 return 1
         tracer.stop()
         lines: dict[str, list[int]] = {test: [] for test in seconds}
-        for line, users in tracer.get_data().contexts_by_lineno(str(self.path)).items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tests may have run no line at all
+            data = tracer.get_data()
+        for line, users in data.contexts_by_lineno(str(self.path)).items():
             for test in filter(None, users):
                 lines[test].append(line)
         found |= {test: (lines[test], seconds[test]) for test in tests}
@@ -258,7 +277,7 @@ class Runner:
         if not tests and self.imported.isdisjoint(span) and in_functions(self.original, code):
             return {"by": None, "way": "run by no test"}
         if not tests:  # run at import: a part of a rule's table entry, maybe
-            tests = [test for test, lines in self.lines.items() if lines]
+            tests = list(self.seconds)
         tests.sort(key=lambda t: (-self.killers[span.start, t], self.seconds[t]))
         if tests:
             by = self.quick(tests, code)
@@ -277,23 +296,25 @@ class Runner:
 
         None says that it survived, but may not have been in place.
         """
-        read, write = os.pipe()
+        note = Note()
         limit = 20.0 + 5.0 * sum(self.seconds[test] for test in tests)
 
         def work() -> int:
             module = sys.modules[f"tinygrad_bp.{self.name}"]
-            certain = patched(self.functions, module, self.original, code)
+            try:
+                certain = patched(self.functions, module, self.original, code)
+            except Exception:
+                return 3  # it cannot even be imported
             chosen = [(self.items[test], self.seconds[test]) for test in tests]
-            return run(chosen, write) or (0 if certain else 2)
+            return run(chosen, note) or (0 if certain else 2)
 
         exit_code = forked(work, limit)
-        os.close(write)
-        with os.fdopen(read) as pipe:
-            last = pipe.read().splitlines()
+        if exit_code == MISTAKE:
+            raise RuntimeError(f"the runner failed at {note.read()!r}: see MUTATION_TRACE")
         if exit_code in (0, 2):
             return None if exit_code else CERTAIN
         how = "" if exit_code == 1 else " (too long)" if exit_code is None else f" ({exit_code})"
-        return (last[-1] if last else "patching") + how
+        return (note.read() or "import") + how
 
 
 class _Hasty:
@@ -306,7 +327,7 @@ class _Hasty:
             os._exit(1)
 
 
-def run(items: list[tuple[Any, float]], write: int) -> int:
+def run(items: list[tuple[Any, float]], note: Note) -> int:
     """Run tests, which take some seconds each, until one fails or takes very much longer.
 
     The name of each is written before.
@@ -314,7 +335,7 @@ def run(items: list[tuple[Any, float]], write: int) -> int:
     session = items[0][0].session
     session.config.pluginmanager.register(_Hasty())
     for i, (item, seconds) in enumerate(items):
-        os.write(write, f"{item.nodeid}\n".encode())
+        note.write(item.nodeid)
         signal.setitimer(signal.ITIMER_PROF, min(4.0 + 3.0 * seconds, 40.0))  # then it is killed
         following = items[i + 1][0] if i + 1 < len(items) else None
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -329,17 +350,17 @@ def run(items: list[tuple[Any, float]], write: int) -> int:
 class _Ordered:
     """Takes the place of pytest's loop in a process that has imported the mutant."""
 
-    def __init__(self, tests: list[tuple[str, float]], write: int) -> None:
+    def __init__(self, tests: list[tuple[str, float]], note: Note) -> None:
         self.tests = tests
-        self.write = write
+        self.note = note
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: Any) -> bool:
         items = {item.nodeid: item for item in session.items}
         if session.testsfailed or not {test for test, _ in self.tests} <= set(items):
-            os.write(self.write, b"collection\n")
+            self.note.write("collection")
             os._exit(1)  # the mutant changed what is there to be tested
-        os._exit(run([(items[test], seconds) for test, seconds in self.tests], self.write))
+        os._exit(run([(items[test], seconds) for test, seconds in self.tests], self.note))
 
 
 class Sure:
@@ -380,17 +401,16 @@ class Sure:
             pipe.send(self.outcome(name, self.marshal.loads(code), tests))
 
     def outcome(self, name: str, code: CodeType, tests: list[tuple[str, float]]) -> str | None:
-        read, write = os.pipe()
+        note = Note()
 
         def work() -> int:
             Finder(f"tinygrad_bp.{name}", file_of(name), code).install()
-            return int(pytest.main([*OPTIONS, *TESTS[name]], plugins=[_Ordered(tests, write)]))
+            return int(pytest.main([*OPTIONS, *TESTS[name]], plugins=[_Ordered(tests, note)]))
 
         exit_code = forked(work, self.limit)
-        os.close(write)
-        with os.fdopen(read) as answers:
-            last = answers.read().splitlines()
+        if exit_code == MISTAKE:
+            raise RuntimeError(f"the runner failed at {note.read()!r}: see MUTATION_TRACE")
         if exit_code == 0:
             return None
         how = "" if exit_code == 1 else " (too long)" if exit_code is None else f" ({exit_code})"
-        return (last[-1] if last else "import") + how
+        return (note.read() or "import") + how
