@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from tinygrad_bp import no_grad, rules, scope
+from tinygrad_bp import no_grad, rules, scope, where
 from tinygrad_bp.value import Value
 
 OPERATORS = {
@@ -462,3 +462,10 @@ def test_a_graph_is_freed_at_once():
         assert leaf() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("condition", [-1, -2])
+def test_a_comparison_turned_by_a_tilde_is_refused(condition):
+    """Python's ~True is -2, and ~False is -1: both count as true."""
+    with pytest.raises(ValueError, match="condition: got -[12], which is ~ of a comparison"):
+        where(condition, Value(1.0), Value(2.0))

@@ -258,6 +258,11 @@ def _operand(x: Any, what: str, is_condition: bool = False) -> Any:
 
 
 def _truth(x: Any, what: str) -> bool:
+    if type(x) is int and x in (-1, -2):  # both are true
+        raise ValueError(
+            f"{what}: condition: got {x}, which is ~ of a comparison; compare the other way, or "
+            "write `not`"
+        )
     if isinstance(x, Real) or type(x).__name__ == "bool" or getattr(x, "shape", None) == ():
         return bool(x)
     raise wrong_kind(f"{what}: condition", "a truth value", x)
