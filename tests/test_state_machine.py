@@ -352,7 +352,7 @@ class Values(RuleBasedStateMachine):
         found = self.expected(root, 1.0 if seed is None else seed)
         self.reset(root)
         if self.is_stale(root, found):
-            with pytest.raises(RuntimeError, match="written to since|gave other numbers"):
+            with pytest.raises(RuntimeError, match=r"written to since|gave other numbers"):
                 root.value.backward(seed)
             return
         root.value.backward(seed, leaves_only=leaves_only)
@@ -399,7 +399,7 @@ class Values(RuleBasedStateMachine):
         found = self.expected(root, 1.0)
         self.reset(root)
         if self.is_stale(root, found):
-            with pytest.raises(RuntimeError, match="written to since|gave other numbers"):
+            with pytest.raises(RuntimeError, match=r"written to since|gave other numbers"):
                 list(tb.sweep(root.value))
             return
         shown = {}

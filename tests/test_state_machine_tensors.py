@@ -503,7 +503,7 @@ class Tensors(RuleBasedStateMachine):
             for _, shown in node.hooks.values():
                 shown.clear()
         if self.is_stale(nodes):
-            with pytest.raises(RuntimeError, match="written to since|gave other numbers"):
+            with pytest.raises(RuntimeError, match=r"written to since|gave other numbers"):
                 root.value.backward(given)
             return
         root.value.backward(given, leaves_only=leaves_only)
