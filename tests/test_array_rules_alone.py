@@ -22,11 +22,11 @@ def refusal(error, message):
 
 def twice(m, x, times=2.0):
     """x as often as wanted"""
-    return times * x
+    return m.multiply(times, x)
 
 
 def twice_dx(m, g, z, x, times=2.0):
-    return times * g
+    return m.multiply(times, g)
 
 
 def joined(m, operands, axis=0):
@@ -256,6 +256,23 @@ def test_one_hot_of_nothing_and_of_what_is_recorded():
 
     assert tb.one_hot(Recorded(), 3) == (3, None)
     assert tb.one_hot(Recorded(), 3, np.float32) == (3, np.float32)
+
+
+@pytest.mark.parametrize("stack", [(1, 1, 1), (1, 1, 1, 1), (2, 1, 1), (1, 1, 3), (1, 3, 1)])
+def test_products_of_vectors_and_stacks_with_axes_of_length_one(stack):
+    """Where `squeeze` could take away too much."""
+    y = Tensor(np.arange(1.0, 1.0 + np.prod(stack)).reshape(stack))
+    x = Tensor(np.arange(2.0, 2.0 + stack[-2]))
+    z = x @ y
+    z.backward(np.ones(z.shape))
+    np.testing.assert_array_equal(x.grad, y.data.reshape(-1, *stack[-2:]).sum(axis=(0, 2)))
+    np.testing.assert_array_equal(y.grad, np.broadcast_to(x.data[:, None], stack))
+    x = Tensor(np.arange(2.0, 2.0 + stack[-1]))
+    y.zero_grad()
+    z = y @ x
+    z.backward(np.ones(z.shape))
+    np.testing.assert_array_equal(x.grad, y.data.reshape(-1, stack[-1]).sum(axis=0))
+    np.testing.assert_array_equal(y.grad, np.broadcast_to(x.data, stack))
 
 
 # How a tangent passes: what follows from the mathematics of each operation.
