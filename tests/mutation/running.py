@@ -240,7 +240,7 @@ class Runner:
         self.say(f"{len(found)} tests in {sum(self.seconds.values()):.0f} s when traced")
 
     def _trace(self, tests: list[str], kept: Path, found: dict[str, Any]) -> int:
-        tracer = coverage.Coverage(data_file=None, include=[str(self.path)])
+        tracer = coverage.Coverage(data_file=None, config_file=False, include=[str(self.path)])
         seconds = {}
         tracer.start()
         for test in tests:
