@@ -61,9 +61,7 @@ def test_a_table_has_every_name_once():
 
 
 def test_ways_of_forward_mode_are_known_by_name():
-    message = (
-        "forward: expected one of ('linear', 'multilinear', 'formula', 'pullback'), got 'other'"
-    )
+    message = "forward: expected 'linear', 'multilinear', 'formula' or 'pullback', got 'other'"
     with refusal(ValueError, message):
         structural(twice_dx, forward="other", table=None)(twice)
 
@@ -170,22 +168,22 @@ X = Tensor(np.arange(6.0).reshape(2, 3))
         (
             lambda: explicit(3, [1]),
             TypeError,
-            "einsum: subscripts must be a str, got int",
+            "einsum: subscripts: expected a str, got int 3",
         ),
         (
             lambda: tb.einsum("ij,jk", X),
             ValueError,
-            "einsum: 'ij,jk' names 2 operands, got 1",
+            "einsum: subscripts 'ij,jk' name 2 operands, got 1",
         ),
         (
             lambda: tb.einsum("ijk", X),
             ValueError,
-            "einsum: 'ijk' does not fit operands of [2] dimensions",
+            "einsum: subscripts 'ijk' do not fit operands of [2] dimensions",
         ),
         (
             lambda: tb.einsum("i", X),
             ValueError,
-            "einsum: 'i' does not fit operands of [2] dimensions",
+            "einsum: subscripts 'i' do not fit operands of [2] dimensions",
         ),
         (
             lambda: tb.einsum("...i->i", X),
@@ -195,37 +193,37 @@ X = Tensor(np.arange(6.0).reshape(2, 3))
         (
             lambda: tb.astype(X, np.int64),
             TypeError,
-            "astype: expected float32 or float64, got int64",
+            "astype: dtype: expected float32 or float64, got int64",
         ),
         (
             lambda: tb.take_along_axis(X, np.zeros((2, 1), int), "1"),
             TypeError,
-            "take_along_axis: axis must be an int, got str",
+            "take_along_axis: axis: expected an int, got str '1'",
         ),
         (
             lambda: tb.concatenate([X, X], None),
             TypeError,
-            "concatenate: axis must be an int; reshape the arrays to flatten them",
+            "concatenate: axis: expected an int, got None; reshape the arrays to flatten them",
         ),
         (
             lambda: tb.split(np.ones(3), 1),
             TypeError,
-            "split: expected a Tensor or Values, got ndarray",
+            "split: x: expected a Tensor or Values, got ndarray of shape (3,)",
         ),
         (
             lambda: tb.split(X, 2, 1),
             ValueError,
-            "split: an axis of length 3 has no 2 equal parts",
+            "split: sections: length 3 has no 2 equal parts",
         ),
         (
             lambda: tb.split(X, 0, 1),
             ValueError,
-            "split: an axis of length 3 has no 0 equal parts",
+            "split: sections: length 3 has no 0 equal parts",
         ),
         (
             lambda: tb.one_hot([0.0], 2),
             TypeError,
-            "one_hot: indices must be integers, got float64",
+            "one_hot: indices: expected integers, got list of length 1",
         ),
         (
             lambda: tb.one_hot([0, 2], 2),

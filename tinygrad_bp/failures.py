@@ -27,6 +27,7 @@ from tinygrad_bp.rules import Rule
 
 KINDS = (MemoryError, IndexError, TypeError)  # all else becomes a ValueError
 LONGEST = 90  # characters of numpy's own words
+CALLED = {"contract": "einsum"}  # rules that have another name for the user
 NEW_AXIS = ("expand_dims", "stack")  # their axis is one of the result's
 
 
@@ -45,7 +46,8 @@ def explained(
         parameters, options: its further arguments.
         error: what was raised.
     """
-    told = str(error).startswith(f"{rule.name}: ") and "Input operand" not in str(error)
+    name = CALLED.get(rule.name, rule.name)
+    told = str(error).startswith(f"{name}: ") and "Input operand" not in str(error)
     if told or not isinstance(error, _EXPECTED):
         return error
     shapes = [np.shape(x) for x in operands]

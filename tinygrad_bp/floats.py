@@ -144,4 +144,4 @@ def where(condition: bool, x: float, y: float) -> float:
 
 def azmul(g: float, d: float) -> float:
     """The product `g * d`, where zero times anything is zero (the absolute zero of CppAD)."""
-    return 0.0 if g == 0.0 else g * d
+    return g * d if g != 0.0 or d - d == 0.0 else 0.0

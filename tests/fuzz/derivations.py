@@ -122,7 +122,7 @@ VALUES: dict[str, Callable[..., float]] = {
     "arcsin": _or(math.asin, _nan),
     "arctan": math.atan,
     "arctan2": math.atan2,
-    "azmul": lambda g, d: 0.0 if g == 0 else g * d,
+    "azmul": lambda g, d: g * d if g or isfinite(d) else 0.0,
     "clip": lambda x, low, high: smaller(larger(x, low), high),
     "cos": cos,
     "cosh": cosh,
