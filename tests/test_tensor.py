@@ -608,6 +608,49 @@ def test_setting_data():
     np.testing.assert_array_equal(x.data, 2.0)
 
 
+# d/dx and d/dy, as the books have them, of float64 numbers
+MIXED = {
+    "divide": (lambda x, y: 1.0 / y, lambda x, y: -x / y**2),
+    "power": (lambda x, y: y * x ** (y - 1.0), lambda x, y: x**y * np.log(x)),
+    "elu": (
+        lambda x, y: np.where(x > 0.0, 1.0, y * np.exp(x)),
+        lambda x, y: np.where(x > 0.0, 0.0, np.exp(x) - 1.0),
+    ),
+    "hypot": (lambda x, y: x / np.hypot(x, y), lambda x, y: y / np.hypot(x, y)),
+}
+
+
+@pytest.mark.parametrize("narrow", [0, 1])
+@pytest.mark.parametrize("name", MIXED)
+def test_a_float32_operand_costs_the_other_no_digits(name, narrow):
+    operands = [np.array([0.3, 1.7, 2.9]), np.array([[1.1], [0.7]])]
+    if name == "elu":
+        operands[0] = -operands[0]
+    operands[narrow] = operands[narrow].astype(np.float32)
+    wide = 1 - narrow
+    exact = np.broadcast_to(MIXED[name][wide](*(x.astype(float) for x in operands)), (2, 3))
+    expected = exact.sum(wide, keepdims=wide == 1)
+    f = getattr(tb, name, None) or RULES[name]
+
+    def loss(x, y):
+        return f(x, y).sum()
+
+    gradients = gradient_of(f, *operands)
+    # a few roundings of each of the at most three terms
+    assert gradients[wide] == pytest.approx(expected, rel=32 * EPS)
+    assert [g.dtype for g in gradients] == [x.dtype for x in operands]
+    x, y = leaves = [Tensor(x) for x in operands]
+    again = tb.grad(loss, (0, 1), create_graph=True)(*leaves)
+    assert [g.data.tolist() for g in again] == [g.tolist() for g in gradients]
+    v = [np.zeros(a.shape, a.dtype) for a in operands]
+    v[wide] = np.ones(operands[wide].shape)
+    _, tangent = tb.jvp(f, tuple(operands), tuple(v))
+    assert np.asarray(tangent) == pytest.approx(exact, rel=32 * EPS)
+    z = f(x, y)
+    local = z.dy if wide else z.dx
+    assert np.broadcast_to(local.partial(), (2, 3)) == pytest.approx(exact, rel=32 * EPS)
+
+
 # --- gradients share memory with nothing --------------------------------------------------------
 
 GRAPHS = {

@@ -75,12 +75,16 @@ class Elementwise(Local):
         partial = self.rule.partials[self.index]
         if not callable(partial):
             return partial
-        return read_only(quiet(partial)(arrays, *self._operands, self._result))
+        operands = widened(arrays, self._operands, self._result)
+        return read_only(quiet(partial)(arrays, *operands, self._result))
 
     def __mul__(self, g: Any) -> Any:
         partial = self.rule.partials[self.index]
         if callable(partial):
-            g = arrays.azmul(g, partial(arrays, *self._operands, self._result))
+            operands, result = self._operands, self._result
+            if len(operands) > 1:
+                operands = widened(arrays, operands, result)
+            g = arrays.azmul(g, partial(arrays, *operands, result))
         elif partial != 1.0:
             g = g * partial
         return _fit(g, self._operands[self.index])
@@ -108,6 +112,19 @@ class Structural(Local):
             arrays, index, g, self._result, operands, self.parameters, self.options
         )
         return _fit(pulled, operands[index])
+
+
+def widened(m: Any, operands: Sequence[Any], result: Any) -> Sequence[Any]:
+    """The operands of a partial, none coarser than the result: 1 / y has no more digits than y."""
+    dtype = getattr(result, "dtype", None)
+    for x in operands:
+        if getattr(x, "dtype", dtype) is not dtype and dtype == np.float64:
+            return [_at_least(m, x, dtype) for x in operands]
+    return operands
+
+
+def _at_least(m: Any, x: Any, dtype: Any) -> Any:
+    return m.astype(x, dtype) if getattr(x, "dtype", dtype) == np.float32 else x
 
 
 def quiet(function: Callable[..., Any]) -> Callable[..., Any]:

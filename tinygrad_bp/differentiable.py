@@ -15,7 +15,7 @@ import numpy as np
 
 from tinygrad_bp import array_rules, arrays, floats
 from tinygrad_bp.array_rules import ARRAY_RULES
-from tinygrad_bp.derivatives import Elementwise
+from tinygrad_bp.derivatives import Elementwise, widened
 from tinygrad_bp.graph import MORE, Node, Segment, born, gradients, topological_order
 from tinygrad_bp.recording import enable_grad
 from tinygrad_bp.rules import RULES, Rule
@@ -78,9 +78,11 @@ def pulled(rule: Any, which: int, g: Any, result: Any, operands: Sequence[Any], 
     if isinstance(rule, Rule):
         partial = rule.partials[which]
         if callable(partial):
+            given = operands
             if isinstance(result, Tensor):  # numpy's functions of constants, as in the first sweep
-                operands = [np.float64(x) if type(x) is float else x for x in operands]
-            g = operations.azmul(g, partial(operations, *operands, result))
+                given = [np.float64(x) if type(x) is float else x for x in operands]
+                given = widened(operations, given, result)
+            g = operations.azmul(g, partial(operations, *given, result))
         elif partial != 1.0:
             g = g * partial
     else:

@@ -26,7 +26,7 @@ import numpy as np
 
 from tinygrad_bp import array_rules, rules
 from tinygrad_bp.array_rules import ArrayRule
-from tinygrad_bp.derivatives import read_only
+from tinygrad_bp.derivatives import read_only, widened
 from tinygrad_bp.differentiable import fitted, gradients_of, operations
 from tinygrad_bp.graph import UNTRACKED, Node, born
 from tinygrad_bp.operators import ArrayByRules, ByRules
@@ -231,7 +231,8 @@ class _integral:
         return _fitted(total, z)
 
     def _run_partials(self, z: Any) -> list[Any]:
-        cut = [_cut(x, self.tag, self.order - 1) for x in (*self.operands, z)]
+        *cut, z = [_cut(x, self.tag, self.order - 1) for x in (*self.operands, z)]
+        cut = [*widened(operations, cut, z), z]
         moved = [isinstance(x, _Series) and x.tag == self.tag for x in self.operands]
         return [
             None
@@ -256,7 +257,8 @@ class _quotient:
             y = coefficient_of(self.y, j, self.tag)
             term = _product(y, coefficient_of(z, k - j, self.tag))
             total = _sum(total, None if term is None else -term)
-        inverse = operations.divide(1.0, coefficient_of(self.y, 0, self.tag))
+        (y,) = widened(operations, [coefficient_of(self.y, 0, self.tag)], z)
+        inverse = operations.divide(1.0, y)
         return _fitted(_product(total, inverse), z)
 
 

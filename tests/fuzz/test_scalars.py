@@ -12,7 +12,7 @@ from oracles import DIGITS, EPS, FORMULAS, TINY, truth
 from tinygrad_bp import rules
 from tinygrad_bp.value import Value, _binary, _methods, _unary
 
-from . import Mismatch, driver, scalars
+from . import Mismatch, driver, scalar_programs, scalars
 from .derivations import COMPLEX, PARTIALS, ROUNDINGS, VALUES, complex_step
 from .driver import Task, failure_of, run, shrunk, sort_of
 from .scalars import Program, check, code, generate, smaller
@@ -53,14 +53,14 @@ def test_every_rule_has_a_second_derivation():
 def test_programs_have_every_rule_length_and_kind_of_operand():
     many = programs(3000)
     names = Counter(name for p in many for name, _ in p.operations)
-    assert set(names) == set(scalars.NAMES)
+    assert set(names) == set(scalar_programs.NAMES)
     assert min(names.values()) > 200
     assert {len(p.operations) for p in many} == set(range(1, 41))
     assert {len(p.leaves) for p in many} == {1, 2, 3}
     kinds = {tuple(map(type, operands)) for p in many for _, operands in p.operations}
     assert {(int, float), (float, int), (int, int), (tuple, int, float)} <= kinds
     numbers = [x for p in many for x, _ in p.leaves]
-    assert {repr(x) for x in (*scalars.EDGES, inf, -inf, nan)} <= set(map(repr, numbers))
+    assert {repr(x) for x in (*scalar_programs.EDGES, inf, -inf, nan)} <= set(map(repr, numbers))
     assert 1 / 65 < sum(p.every_way for p in many) / len(many) < 1 / 40
 
 
@@ -215,7 +215,7 @@ def many():
 def first_failure(many, name):
     """The first program with the rule that fails, and how."""
     for program in many:
-        if any(scalars.RULE_OF[used] == name for used, _ in program.operations):
+        if any(scalar_programs.RULE_OF[used] == name for used, _ in program.operations):
             error = failure_of(scalars, program)
             if error is not None:
                 return program, error
@@ -233,7 +233,7 @@ def test_a_broken_rule_is_found_and_shrunk_to_it(what, many):
         small, last = shrunk(scalars, program, error)
         assert sort_of(last) == sort_of(error)
         assert len(small.operations) == 1
-        assert name in {scalars.RULE_OF[used] for used, _ in small.operations}
+        assert name in {scalar_programs.RULE_OF[used] for used, _ in small.operations}
         with pytest.raises(Mismatch) as shown, contextlib.redirect_stdout(None):
             execute_code(small)
         assert str(shown.value) == str(last)

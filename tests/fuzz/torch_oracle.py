@@ -233,9 +233,11 @@ class Comparison:
         expected, terms = expected.numpy(), terms.numpy()
         if got.shape != expected.shape:
             raise Mismatch(f"{what} of operation {k}: shape {got.shape}, PyTorch {expected.shape}")
-        dtype = _widest_error([got, *data])
-        ok = same(got, expected, terms, dtype)
+        ok = same(got, expected, terms, _coarsest([got]))
         if ok.all():
+            return
+        if same(got, expected, terms, _coarsest(data)).all():  # as elu's, exp(x) of a float32 x
+            self.tally["(a value of float64, of functions of a float32 operand)"] += 1
             return
         name = self.program.steps[k].name if isinstance(k, int) else ""
         reason = explanation(name, got[~ok], expected[~ok], data, np.ones(1))
@@ -245,9 +247,6 @@ class Comparison:
                 f" (terms {_first(terms, ok)})"
             )
         self.tally[f"({reason})"] += 1
-
-    def node(self, x):
-        return x if type(x) is float else self.results[x] if x >= 0 else self.leaves[~x]
 
     def gradients(self):
         """Compare what every node is handed, added up, with its gradient."""
@@ -272,11 +271,7 @@ class Comparison:
             for x, h, s in zip(step.operands, handed, sizes, strict=True):
                 if type(x) is int:
                     total, terms, dtypes = sums.get(x, (0.0, 0.0, set()))
-                    kinds = {
-                        z.dtype,
-                        *(getattr(self.node(y), "dtype", z.dtype) for y in step.operands),
-                    }
-                    sums[x] = (total + h, terms + torch.maximum(s, h.abs()), dtypes | kinds)
+                    sums[x] = (total + h, terms + torch.maximum(s, h.abs()), dtypes | {z.dtype})
         for i, leaf in enumerate(self.leaves):
             if leaf.requires_grad:
                 self._check_sum(~i, leaf, sums.pop(~i, None))
@@ -302,7 +297,7 @@ class Comparison:
         got = np.asarray(grad)
         if got.shape != tuple(expected.shape):
             raise Mismatch(f"gradient of {_called(k)}: shape {got.shape}, {tuple(expected.shape)}")
-        ok = same(got, expected.numpy(), terms.numpy(), _widest_error([got, *like]))
+        ok = same(got, expected.numpy(), terms.numpy(), _coarsest([got, *like]))
         if ok.all():
             return
         for j, step in consumers:
@@ -339,7 +334,7 @@ class Comparison:
         ]
 
 
-def _widest_error(arrays):
+def _coarsest(arrays):
     """The dtype of the coarsest numbers that take part."""
     return "float32" if any(getattr(x, "dtype", None) == np.float32 for x in arrays) else "float64"
 

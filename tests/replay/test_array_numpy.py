@@ -54,6 +54,16 @@ def weighted(call):
     return loss
 
 
+@pytest.mark.parametrize("narrow", [0, 1])
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.arity == 2])
+def test_float32_beside_float64_is_replayed_bit_for_bit(name, narrow):
+    rng = np.random.default_rng(3)
+    data_sets = [[rng.uniform(0.1, 2.0, (2, 3)), rng.uniform(0.1, 2.0, 3)] for _ in range(3)]
+    for operands in data_sets:
+        operands[narrow] = operands[narrow].astype(np.float32)
+    agrees_on(weighted(RULES[name]), data_sets)
+
+
 @pytest.mark.parametrize("case", ALL)
 def test_structural_rule_is_replayed_bit_for_bit(case):
     operands = [np.asarray(x, float) for x in case.operands]

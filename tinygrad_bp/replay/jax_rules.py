@@ -17,6 +17,7 @@ import numpy as np
 
 from tinygrad_bp import array_rules
 from tinygrad_bp.array_rules import ARRAY_RULES, ArrayRule
+from tinygrad_bp.derivatives import widened
 from tinygrad_bp.replay import program as tape
 from tinygrad_bp.replay.program import Program, filled_in, placeholders
 from tinygrad_bp.rules import RULES, Rule
@@ -87,7 +88,7 @@ def _derived(rule: Rule) -> Any:
             if partial is None or type(t) is jax.custom_derivatives.SymbolicZero:
                 continue
             if callable(partial):
-                t = m.chain(t, partial(m, *operands, result))
+                t = m.chain(t, partial(m, *widened(m, operands, result), result))
             elif partial != 1.0:
                 t = t * partial
             shares.append(jax.numpy.broadcast_to(t, result.shape).astype(result.dtype))
