@@ -133,7 +133,7 @@ def _check_leaves(leaves: list[Any]) -> None:
 def _swept(f: Callable[..., Any], leaves: list[Any]) -> tuple[list[NDArray[Any]], float]:
     """The sweep's gradients, on leaves of our own; and the size of the function's value."""
     mine = [_fresh(leaf) for leaf in leaves]
-    result = _one_number(f(*mine), f)
+    result = _one_number(f, mine)
     if result.requires_grad:
         result.backward()
     gradients = [
@@ -154,7 +154,9 @@ def _fresh(leaf: Any, data: Any = None) -> Any:
     return values(data)
 
 
-def _one_number(result: Any, f: Callable[..., Any]) -> Any:
+def _one_number(f: Callable[..., Any], arguments: list[Any]) -> Any:
+    """What the function returns, after a look at it."""
+    result = f(*arguments)
     expected = f"f: expected {name_of(f)} to return"
     if not isinstance(result, (Value, Tensor)):
         raise TypeError(f"{expected} a Value or a Tensor, got {type(result).__name__}")
@@ -171,7 +173,7 @@ def _central(f: Callable[..., Any], leaves: list[Any]) -> list[NDArray[Any]]:
             arguments = [
                 _fresh(leaf, data if i == which else None) for i, leaf in enumerate(leaves)
             ]
-            result: float = _one_number(f(*arguments)).item()
+            result: float = _one_number(f, arguments).item()
             return result
 
     def slope(which: int, data: NDArray[Any], index: Any, h: float) -> float:
@@ -197,7 +199,7 @@ def _central(f: Callable[..., Any], leaves: list[Any]) -> list[NDArray[Any]]:
 def _complex_step(f: Callable[..., Any], leaves: list[Any]) -> list[NDArray[Any]]:
     """The recorded graph, evaluated again with one input moved by a tiny imaginary step."""
     mine = [_fresh(leaf) for leaf in leaves]
-    result = _one_number(f(*mine), f)
+    result = _one_number(f, mine)
     order = topological_order(result)
     h = 1e-150
     expected = []

@@ -136,7 +136,7 @@ def target_of(key: Any, graph: Graph, model: Any = None, what: str = "parameters
 
 
 def _by_name(name: str, graph: Graph, what: str) -> Target:
-    name = clean(name)  # as those in the graph are
+    given, name = name, clean(name)  # as those in the graph are
     whole: list[Node] = []
     elements: dict[tuple[int, ...], Node] = {}
     for node, place in _places(graph).items():
@@ -154,7 +154,7 @@ def _by_name(name: str, graph: Graph, what: str) -> Target:
     if not whole:
         known = ", ".join(dict.fromkeys(place.name for place in _places(graph).values()))
         told = (
-            f"{what}: there is no {name!r:.40} in the graph of this loss, a "
+            f"{what}: there is no {given!r:.40} in the graph of this loss, a "
             f"{type(graph.root).__name__}; there are {known or 'no names'}"
         )
         raise ValueError(told if len(told) <= 200 else f"{told[:198]} …")
