@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from collections.abc import Callable
@@ -198,21 +199,29 @@ def marks_of(value: Any) -> list[str]:
         if mark is not None:
             marks.append(str(mark))
     if isinstance(value, (list, tuple, dict, set)):
-        marks += [f"got {len(value)}", f"{len(value)} ", *(repr_of(x)[:12] for x in value)]
-        marks += [type(x).__name__ for x in value]
-    if isinstance(value, np.ndarray) and value.size < SMALL:
-        marks += (
-            [f"got {x}" for x in (value.min(), value.max())]
-            if value.dtype.kind in "if" and value.size
-            else []
-        )
+        marks += [f"got {len(value)}", f"{len(value)} "]
+        for x in parts_of(value):
+            marks += [repr_of(x)[:12], type(x).__name__]
+    numbers = value.data if type(value) is tb.Tensor else value
+    if isinstance(numbers, np.ndarray) and 0 < numbers.size < SMALL and numbers.dtype.kind in "if":
+        marks += [f"got {x}" for x in (numbers.min(), numbers.max())]
     if isinstance(value, tb.Tensor):
         marks += [f"got {value.size}"]
     if hasattr(value, "dtype") or isinstance(value, (list, tuple, set, dict)):
         with suppress(Exception):  # those of an element of it
             marks += [type(x).__name__ for x in itertools.islice(iter(value), 3)]
     if type(value).__name__ == "generator":
-        marks += ["str", "nothing", "none"]  # its first element, or that there is none
+        marks += ["str", "'a'", "got 3"]  # its first element, or how many there are
+    if is_empty(value):
+        marks += ["nothing", "none", "empty", "got 0", "got []", "got ()", "length 0"]
+    if value is None:
+        marks.append("none")
+    if inspect.isfunction(value):
+        marks.append("NoneType")  # what it returned
+    if isinstance(value, tb.Value):
+        marks.append("()")  # its shape
+    if isinstance(value, tb.Values):
+        marks.append("Value")  # one of them
     if is_leaked(value):
         marks += ["quantity", "recording", "Tensor"]
     if isinstance(value, nn.Module):
@@ -223,9 +232,7 @@ def marks_of(value: Any) -> list[str]:
         marks += [value] if len(value) > 3 else ["''", "nothing"] if not value else []
     if hasattr(value, "shape"):
         marks += [f"got {n}" for n in value.shape] + ["got ()"]
-        marks += ["empty"] if 0 in value.shape else []
-    if isinstance(value, (list, tuple, dict, set)) and not value:
-        marks += ["empty", "got none", "got nothing"]
+        marks.append(f"shape {value.shape[1:]}")  # of one of its steps
     if isinstance(value, float):
         marks.append(f"{value:g}")
     if isinstance(value, (int, float, list)):
@@ -233,6 +240,21 @@ def marks_of(value: Any) -> list[str]:
     if isinstance(value, int) and abs(value) > 10**20:
         marks.append("huge int")
     return [mark for mark in marks if mark]
+
+
+def is_empty(value: Any) -> bool:
+    """Whether it holds nothing."""
+    if inspect.isgenerator(value):
+        return inspect.getgeneratorstate(value) == inspect.GEN_CLOSED
+    if isinstance(value, np.ndarray):
+        return not value.size
+    return isinstance(value, (list, tuple, dict, set)) and not value
+
+
+def parts_of(value: Any) -> list[Any]:
+    """What a container holds, and what that holds."""
+    parts = [*value, *(value.values() if isinstance(value, dict) else ())]
+    return parts + [x for part in parts if isinstance(part, list) for x in part]
 
 
 def repr_of(value: Any) -> str:

@@ -435,7 +435,7 @@ def _core() -> dict[str, Callable[[], dict[str, Any]]]:
                                "optimize": True, "engine": "numpy"},
         "Compiled.backward": lambda: {"args": (tb.Tensor(0.5),)},
         "Compiled.value_and_grad": lambda: {"args": (0.5,)},
-        "Compiled.program": lambda: {"args": (matrix(),), "gradient": False},
+        "Compiled.program": lambda: {"args": (tb.Tensor(0.5),), "gradient": False},
         "Compiled.batch": lambda: {"args": (np.array([0.5, 1.5]),), "rows": [0],
                                       "gradient": None, "threads": 1},
         "Program.drawn": lambda: {"generators": ()},

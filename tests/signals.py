@@ -34,11 +34,6 @@ class Instructions:
         return self.instruction
 
 
-def handler(signum, frame):
-    sys.settrace(None)
-    raise KeyboardInterrupt
-
-
 def run(work, at=None):
     """Call `work`, interrupted at an instruction if there is one.
 
@@ -46,6 +41,16 @@ def run(work, at=None):
         Whether it was interrupted, and the number of instructions until then.
     """
     instructions = Instructions(at)
+    ending, late = False, False
+
+    def handler(signum, frame):
+        nonlocal late
+        if ending:  # in an audit hook of `settrace`, which cannot be called in there
+            late = True
+            return
+        sys.settrace(None)
+        raise KeyboardInterrupt
+
     old, traced = signal.signal(signal.SIGINT, handler), sys.gettrace()
     interrupted = False
     try:
@@ -53,9 +58,11 @@ def run(work, at=None):
             sys.settrace(instructions)
             work()
         finally:
+            ending = True
             sys.settrace(None)
     except KeyboardInterrupt:
         interrupted = True
+    interrupted |= late
     try:
         signal.signal(signal.SIGINT, old)  # one that is still pending is delivered before
     except KeyboardInterrupt:

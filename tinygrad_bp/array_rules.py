@@ -765,8 +765,8 @@ def split(x: Any, sections: Any, axis: int = 0) -> list[Any]:
     if is_integer(sections):
         sections = int(sections)
         if sections < 1 or length % sections:
-            given = shown(sections)
-            raise ValueError(f"split: sections: length {length} has no {given} equal parts")
+            along = f"axis {axis} of length {length}"
+            raise ValueError(f"split: sections: {along} has no {shown(sections)} equal parts")
         step = length // sections
         cuts = list(range(0, length + 1, step))
     else:

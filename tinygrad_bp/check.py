@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp import arrays
-from tinygrad_bp.arguments import at_least_zero, choice, flag, function, several
+from tinygrad_bp.arguments import at_least_zero, choice, flag, function, out_of_range, several
+from tinygrad_bp.evaluation import name_of
 from tinygrad_bp.graph import Node, topological_order
 from tinygrad_bp.recording import no_grad
 from tinygrad_bp.rules import Rule
@@ -99,6 +100,8 @@ def check_gradients(
     function(f, "f")
     one = isinstance(inputs, (Value, Tensor, Values))
     leaves = [inputs] if one else several(inputs, "inputs", "leaves")
+    if not leaves:
+        raise out_of_range("inputs", "at least one leaf", inputs)
     _check_leaves(leaves)
     steps = {"central differences": _central, "complex step": _complex_step}
     choice(method, "method", steps)
@@ -117,8 +120,6 @@ def check_gradients(
 
 
 def _check_leaves(leaves: list[Any]) -> None:
-    if not leaves:
-        raise ValueError("inputs: expected at least one leaf")
     for i, leaf in enumerate(leaves):
         if not isinstance(leaf, (Value, Tensor, Values)) or not leaf.is_leaf:
             raise TypeError(
@@ -132,7 +133,7 @@ def _check_leaves(leaves: list[Any]) -> None:
 def _swept(f: Callable[..., Any], leaves: list[Any]) -> tuple[list[NDArray[Any]], float]:
     """The sweep's gradients, on leaves of our own; and the size of the function's value."""
     mine = [_fresh(leaf) for leaf in leaves]
-    result = _one_number(f(*mine))
+    result = _one_number(f, mine)
     if result.requires_grad:
         result.backward()
     gradients = [
@@ -153,13 +154,14 @@ def _fresh(leaf: Any, data: Any = None) -> Any:
     return values(data)
 
 
-def _one_number(result: Any) -> Any:
+def _one_number(f: Callable[..., Any], arguments: list[Any]) -> Any:
+    """What the function returns, after a look at it."""
+    result = f(*arguments)
+    expected = f"f: expected {name_of(f)} to return"
     if not isinstance(result, (Value, Tensor)):
-        raise TypeError(
-            f"f: expected it to return a Value or a Tensor, got {type(result).__name__}"
-        )
+        raise TypeError(f"{expected} a Value or a Tensor, got {type(result).__name__}")
     if isinstance(result, Tensor) and result.size != 1:
-        raise ValueError(f"f: expected it to return one number, got shape {result.shape}")
+        raise ValueError(f"{expected} one number, got shape {result.shape}")
     return result
 
 
@@ -171,7 +173,7 @@ def _central(f: Callable[..., Any], leaves: list[Any]) -> list[NDArray[Any]]:
             arguments = [
                 _fresh(leaf, data if i == which else None) for i, leaf in enumerate(leaves)
             ]
-            result: float = _one_number(f(*arguments)).item()
+            result: float = _one_number(f, arguments).item()
             return result
 
     def slope(which: int, data: NDArray[Any], index: Any, h: float) -> float:
@@ -197,7 +199,7 @@ def _central(f: Callable[..., Any], leaves: list[Any]) -> list[NDArray[Any]]:
 def _complex_step(f: Callable[..., Any], leaves: list[Any]) -> list[NDArray[Any]]:
     """The recorded graph, evaluated again with one input moved by a tiny imaginary step."""
     mine = [_fresh(leaf) for leaf in leaves]
-    result = _one_number(f(*mine))
+    result = _one_number(f, mine)
     order = topological_order(result)
     h = 1e-150
     expected = []

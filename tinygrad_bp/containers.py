@@ -165,12 +165,14 @@ def leaves_like(tree: Any, other: Any, name: str) -> list[Any]:
 
 
 def _matched(tree: Any, other: Any, name: str) -> Iterator[Any]:
+    of = ""
     if isinstance(tree, Module):
+        of = f"a {type(tree).__name__} or "
         tree = dict(tree.named_parameters())
         other = dict(other.named_parameters()) if isinstance(other, Module) else other
     if isinstance(tree, dict):
         if not isinstance(other, dict) or other.keys() != tree.keys():
-            raise _mismatch(name, f"a dict of {sorted(tree, key=str)}", other)
+            raise _mismatch(name, f"{of}a dict of {sorted(tree, key=str)}", other)
         for key, part in tree.items():
             yield from _matched(part, other[key], f"{name}[{key!r}]")
     elif isinstance(tree, (list, tuple)):

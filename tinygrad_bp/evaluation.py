@@ -227,9 +227,8 @@ def run_forward(
     several = type(primals) is tuple  # and not a named one, which is a structure
     if several and not isinstance(tangents, tuple):
         raise TypeError(f"tangents: expected a tuple like primals, got {kind_of(tangents)}")
-    trees, directions = (primals, tangents) if several else ((primals,), (tangents,))
-    leaves = _in_kind([leaf for _, leaf in leaves_of(trees, "primals")])
-    velocities = leaves_like(trees, directions, "tangents")
+    leaves = _in_kind([leaf for _, leaf in leaves_of(primals, "primals")])
+    velocities = leaves_like(primals, tangents, "tangents")
     inside = within.get() or _kind_of_history([*leaves, *velocities])
     nodes = bool(inside) if create_graph is None else create_graph
     if not nodes:
@@ -237,6 +236,7 @@ def run_forward(
         velocities = [velocity.detach() for velocity in velocities]
     tag = new_tag()
     pairs = zip(leaves, velocities, strict=True)
+    trees = primals if several else (primals,)
     args = filled(trees, iter([_moved(leaf, v, order, tag) for leaf, v in pairs]))
     # With create_graph somebody will sweep over this: gradients in it must be recorded.
     return _evaluate(f, args, {}, "reverse" if create_graph else "forward"), tag, nodes

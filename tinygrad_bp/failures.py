@@ -64,6 +64,16 @@ def explained(
     return _of_shapes(rule, shapes, named, error)
 
 
+def of_operand(rule: Rule | ArrayRule, which: int, error: Exception) -> Exception:
+    """The error for an operand that is no array of numbers, with the name that it has."""
+    several = isinstance(rule, ArrayRule) and not rule.takes_sequence and len(rule.pullbacks) > 1
+    prefix, text = f"{rule.name}: ", str(error)
+    if not several or not text.startswith(prefix):
+        return error
+    name = list(inspect.signature(rule).parameters)[which]
+    return type(error)(f"{prefix}{name}: {text.removeprefix(prefix)}")
+
+
 def mismatch(name: str, operands: Sequence[Any]) -> ValueError:
     """The error for operands of an elementwise operation whose shapes do not fit."""
     shapes = " and ".join(str(np.shape(x)) for x in operands)
@@ -119,15 +129,20 @@ def _axis(x: Any, what: str, ndim: int) -> None:
         return
     axes = x if isinstance(x, (tuple, list)) else (x,)
     if not all(map(is_integer, axes)):
-        raise wrong_kind(what, "an int or a tuple of ints", x)
+        raise wrong_kind(what, "an int or a tuple of ints", _first(axes, is_integer))
     if not all(-ndim <= axis < ndim for axis in axes):
         raise np.exceptions.AxisError(f"{what}: expected axes of {ndim}, got {shown(x)} {x!s:.40}")
+
+
+def _first(parts: Any, fits: Callable[[Any], bool]) -> Any:
+    """The first part that does not fit."""
+    return next(part for part in parts if not fits(part))
 
 
 def _lengths(x: Any, what: str, ndim: int) -> None:
     lengths = x if isinstance(x, (tuple, list)) else (x,)
     if not all(map(is_integer, lengths)):
-        raise wrong_kind(what, "an int or a tuple of ints", x)
+        raise wrong_kind(what, "an int or a tuple of ints", _first(lengths, is_integer))
     if not all(-(2**62) < length < 2**62 for length in lengths):
         raise out_of_range(what, "lengths that an array can have", x)
 
@@ -135,7 +150,7 @@ def _lengths(x: Any, what: str, ndim: int) -> None:
 def _axes(x: Any, what: str, ndim: int) -> None:
     _axis(x, what, ndim)
     if x is not None and (not isinstance(x, (tuple, list)) or len(x) != ndim):
-        raise out_of_range(what, f"every one of {ndim} axes", x)
+        raise ValueError(f"{what}: expected every one of {ndim} axes, got {x!s:.40}")
 
 
 def _indices(x: Any, what: str, ndim: int) -> None:

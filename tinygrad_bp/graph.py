@@ -444,7 +444,7 @@ def _checked_seed(root: Node, gradient: Any) -> Any:
         raise wrong_kind("root", "a Value or a Tensor", root)
     if not root.requires_grad:
         raise ValueError(
-            "this node requires no gradient: it is a constant, was detached, or was computed "
-            "from constants or under no_grad()"
+            f"this {type(root).__name__} requires no gradient: it is a constant, was detached, or "
+            "was computed from constants or under no_grad()"
         )
     return root._seed(gradient)

@@ -112,8 +112,8 @@ class Values(FunctionMethods, _ObjectArray):
         """
         if gradient is None and self.size != 1:
             raise ValueError(
-                f"backward() of Values of shape {self.shape} needs the gradient to start from: "
-                "sum them to one Value first, or pass an array of this shape"
+                f"backward() of Values of shape {self.shape} needs the gradient to start from, got "
+                "none: sum them to one Value first, or pass an array of this shape"
             )
         seed = np.ones(self.shape) if gradient is None else as_array(gradient, "gradient")
         if seed.shape != self.shape:

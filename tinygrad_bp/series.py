@@ -268,6 +268,8 @@ def _structural(
     operands = [x if isinstance(x, Node) else as_array(x, rule.name) for x in operands]
     if rule.forward == "formula":
         return rule.apply(operations, operands, parameters, options)
+    if not any(isinstance(x, _Series) for x in operands):  # but one of its further arguments is
+        raise TypeError(f"{rule.name}: expected plain numbers, got a quantity of forward mode")
     tag, order = _tag_and_order(operands)
 
     def apply(*arguments: Any) -> Any:

@@ -23,7 +23,7 @@ from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.arguments import flag, real, shown
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
-from tinygrad_bp.failures import explained
+from tinygrad_bp.failures import explained, of_operand
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born, set_grad
 from tinygrad_bp.interrupts import Write, commit_lock, write
 from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
@@ -259,7 +259,7 @@ def _structural(rule: ArrayRule) -> Callable[..., Any]:
                 tracked = tracked or x.rule is not UNTRACKED
             else:
                 constants = True
-                data.append(as_array(_plain(x, rule.name), rule.name))
+                data.append(_array_of(x, rule, len(data)))
         if constants:
             kept = _kept(operands, data)
         try:
@@ -393,6 +393,14 @@ def _constant(x: Any, what: str, is_condition: bool = False) -> Any:
             raise TypeError(f"{what}: expected a condition, got {shown(x)}")
         return condition != 0
     return as_array(x, what)
+
+
+def _array_of(x: Any, rule: ArrayRule, which: int) -> Array:
+    """An operand that meets a Tensor, as an array."""
+    try:
+        return as_array(_plain(x, rule.name), rule.name)
+    except (TypeError, ValueError) as error:
+        raise of_operand(rule, which, error) from None
 
 
 _IMMUTABLE = {int, bool, float, str, type(None), slice}
@@ -691,7 +699,7 @@ class Tensor(Node):
             if self.size != 1:
                 raise ValueError(
                     f"backward() of a Tensor of shape {self.shape} needs the gradient to start "
-                    "from: sum it to a number first, or pass an array of this shape"
+                    "from, got none: sum it to a number first, or pass an array of this shape"
                 )
             return np.ones(self.shape, self.dtype)
         seed = as_array(gradient, "gradient", self.dtype)

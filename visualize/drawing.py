@@ -167,7 +167,7 @@ def _check_types(max_nodes: Any, collapse: Any, show: Any) -> None:
         )
     if is_depth and collapse < 1:
         raise ValueError(f"draw: collapse must be at least 1, the outermost scopes, got {collapse}")
-    if isinstance(show, str) or not isinstance(show, Sequence):
+    if isinstance(show, (str, bytes)) or not isinstance(show, Sequence):
         raise TypeError(f"draw: show must be a tuple of str, got {type(show).__name__}")
     for each in show:
         _check_choice("show", each, SHOWN)

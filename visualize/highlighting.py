@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+from tinygrad_bp.arguments import out_of_range, several, shown
 from tinygrad_bp.graph import Node
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.scalars import Values
@@ -31,9 +32,11 @@ def highlighted(built: Built, what: Any) -> Scene:
         for content in contents:
             places.setdefault(id(content), []).append(i)
     missing = [node for node in nodes if id(node) not in places]
-    if missing or not nodes:
-        name = repr(missing[0].label or type(missing[0]).__name__) if missing else "nothing"
-        raise ValueError(f"draw: highlight: {name[:80]} is not in this graph")
+    if not nodes:
+        raise out_of_range("draw: highlight", "at least one node", what)
+    if missing:
+        name = repr(missing[0].label or type(missing[0]).__name__)
+        raise ValueError(f"draw: highlight: {name[:80]} is not in this graph, got {shown(what)}")
     boxes = {i for node in nodes for i in places[id(node)]}
     edges = _of_path(built, nodes, places) if is_path else _of_uses(built, nodes)
     boxes |= {built.scene.edges[e].target for e in edges}
@@ -59,7 +62,7 @@ def _nodes_of(what: Any) -> tuple[list[Node], bool]:
         return [n for parameter in what.parameters() for n in _nodes_of(parameter)[0]], False
     what = getattr(what, "nodes", what)
     if isinstance(what, Iterable):
-        nodes = list(what)
+        nodes = several(what, "draw: highlight", "nodes")
         if all(isinstance(node, Node) for node in nodes):
             return nodes, True
     raise TypeError(

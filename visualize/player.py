@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from tinygrad_bp.arguments import out_of_range
 from tinygrad_bp.graph import Node
 
 from .equations import text
@@ -112,6 +113,11 @@ def play(
     if not isinstance(node, Node):
         hint = "; play one element, or their sum" if hasattr(node, "flat") else ""
         raise TypeError(f"play: node must be a Value or a Tensor, got {type(node).__name__}{hint}")
+    if getattr(node, "size", 1) != 1:
+        raise out_of_range("play: node", "a single number", node)
+    if not node.requires_grad:
+        kind = type(node).__name__
+        raise ValueError(f"play: node: this {kind} requires no gradient: it is a constant")
     if isinstance(max_nodes, bool) or not isinstance(max_nodes, int):
         raise TypeError(f"play: max_nodes must be an int, got {type(max_nodes).__name__}")
     for name, given in (("title", title), ("theme", theme)):

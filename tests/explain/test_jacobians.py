@@ -201,7 +201,7 @@ def test_samples_that_are_not_independent():
         z = h @ W
         h = nn.named(tb.tanh(z - tb.mean(z, 0)), f"h({t})")  # as batch normalisation does
         states.append(h)
-    with pytest.raises(ValueError, match=r"h\(2\) of one sample depends on another sample"):
+    with pytest.raises(ValueError, match=r"axis 0 h\(2\) of one sample depends on another sample"):
         jacobians(states, batch=0)
     found = jacobians(states)[2, 1]
     slope = np.diag(1 - states[1].data.ravel() ** 2)

@@ -234,7 +234,7 @@ def test_a_mistake_that_cannot_be_made_is_refused():
         mistakes.softmax_elementwise(x * x)
     with pytest.raises(ValueError, match="requires no gradient"):
         mistakes.overwriting(tb.Value(1.0, requires_grad=False))
-    with pytest.raises(ValueError, match="there is no 'y' in this graph; there are x"):
+    with pytest.raises(ValueError, match="in the graph of this loss, a Value; there are x"):
         mistakes.overwriting(x * x, ["y"])
 
 

@@ -225,7 +225,7 @@ def test_highlight_of_an_array_of_values_a_module_and_a_collapsed_box():
     ("what", "error", "message"),
     [
         (Value(1.0, "other"), ValueError, "'other' is not in this graph"),
-        ([], ValueError, "nothing is not in this graph"),
+        ([], ValueError, "highlight: expected at least one node, got list of length 0"),
         (3.0, TypeError, "highlight must be a node, a Module or the nodes of a path, got float"),
         (["a"], TypeError, "highlight must be a node, a Module or the nodes of a path, got list"),
     ],

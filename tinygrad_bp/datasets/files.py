@@ -264,7 +264,8 @@ def _idx(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
                 size *= n
             content = read_some(file, size + 1) if size <= LARGEST_IDX else b""
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or shown(error)}") from None
+        told = error.strerror or shown(error)
+        raise ValueError(f"{folder}: {path.name}: cannot be read: {told}") from None
     except (ValueError, EOFError, zlib.error) as error:
         what = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: {shown(what, 150)}") from None

@@ -191,7 +191,7 @@ def deltas(loss: Any, gradient: Any = None, *, unnamed: bool = False) -> Deltas:
         TypeError: loss is no Value or Tensor.
         ValueError: loss requires no gradient, or is several numbers and there is no gradient.
     """
-    root = check_root(loss)
+    root = check_root(loss, gradient=gradient)
     flag(unnamed, "unnamed")
     gradients, order = {}, []
     for step in sweep(root, gradient):

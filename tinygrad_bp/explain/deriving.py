@@ -127,7 +127,9 @@ def _check_options(loss: Any, convention: Any, indices: Any) -> None:
     if getattr(loss, "size", 1) != 1:
         raise ValueError(f"loss: expected a single number, got shape {loss.shape}")  # type: ignore[attr-defined]
     if loss.is_leaf:
-        raise ValueError("loss: nothing was computed: it is a leaf, or requires no gradient")
+        raise ValueError(
+            "loss: nothing was computed: it is a leaf, or requires no gradient; got " + shown(loss)
+        )
     choice(convention, "convention", ("columns", "rows"))
     choice(indices, "indices", (None, "nielsen", "ng"))
     if indices and convention == "rows":

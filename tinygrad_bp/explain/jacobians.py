@@ -216,8 +216,8 @@ class Jacobians(Shown):
         gradients = _pull(reach, state.seeds(self._array(seed)), wanted, cut)
         if any(self._units(self._states[k].array(gradients))[1:].any() for k in at):
             raise ValueError(
-                f"batch: {self.name}({state.step}) of one sample depends on another sample; leave "
-                "batch out, for the Jacobian by all of them"
+                f"batch: along axis {self._axis} {self.name}({state.step}) of one sample depends "
+                "on another sample; leave batch out, for the Jacobian by all of them"
             )
 
     def _units(self, x: Array) -> Array:

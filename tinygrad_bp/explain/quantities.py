@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.arguments import wrong_kind
+from tinygrad_bp.arguments import out_of_range, wrong_kind
 from tinygrad_bp.derivatives import read_only
 from tinygrad_bp.explain.naming import Place, place_of
 from tinygrad_bp.explain.steps import steps_before
@@ -218,12 +218,12 @@ def quantity_of(x: Any, what: str) -> Quantity:
     return Quantity(place.name, place, (x,), getattr(x, "shape", ()))
 
 
-def check_root(loss: Any, what: str = "loss") -> Node:
-    """A node that a sweep can start from.
+def check_root(loss: Any, what: str = "loss", gradient: Any = None) -> Node:
+    """A node that a sweep can start from; of several numbers, if their gradient is given.
 
     Raises:
         TypeError: it is no node.
-        ValueError: it requires no gradient.
+        ValueError: it requires no gradient, or has several numbers.
     """
     if isinstance(loss, Values):
         if loss.size != 1:
@@ -238,4 +238,6 @@ def check_root(loss: Any, what: str = "loss") -> Node:
             f"{what}: this {type(loss).__name__} requires no gradient: it is a constant, was "
             "detached, or was computed from constants or under no_grad()"
         )
+    if gradient is None and getattr(loss, "size", 1) != 1:
+        raise out_of_range(what, "a single number (of several, sum them first)", loss)
     return loss

@@ -136,7 +136,7 @@ def target_of(key: Any, graph: Graph, model: Any = None, what: str = "parameters
 
 
 def _by_name(name: str, graph: Graph, what: str) -> Target:
-    asked, name = name, clean(name)  # as those in the graph are
+    given, name = name, clean(name)  # as those in the graph are
     whole: list[Node] = []
     elements: dict[tuple[int, ...], Node] = {}
     for node, place in _places(graph).items():
@@ -153,7 +153,10 @@ def _by_name(name: str, graph: Graph, what: str) -> Target:
         return Target(name, whole, np.shape(graph.right[whole[0]]))
     if not whole:
         known = ", ".join(dict.fromkeys(place.name for place in _places(graph).values()))
-        told = f"{what}: there is no {asked!r:.40} in this graph; there are {known or 'no names'}"
+        told = (
+            f"{what}: there is no {given!r:.40} in the graph of this loss, a "
+            f"{type(graph.root).__name__}; there are {known or 'no names'}"
+        )
         raise ValueError(told if len(told) <= 200 else f"{told[:198]} …")
     raise ValueError(
         f"{len(whole)} nodes are called {name[:80]!r}: give the node itself, or a model"

@@ -15,6 +15,7 @@ from tinygrad_bp.arguments import at_least_zero, positive
 from tinygrad_bp.explain.causes import Words
 from tinygrad_bp.explain.judgement import Found, Judge
 from tinygrad_bp.explain.naming import names_of, place_of
+from tinygrad_bp.explain.quantities import check_root
 from tinygrad_bp.explain.survey import Link, Survey, larger, size_of
 from tinygrad_bp.explain.tables import Table
 from tinygrad_bp.graph import Node
@@ -98,7 +99,7 @@ def why(loss: Any, node: Any = None, *, tiny: float = TINY, huge: float = HUGE) 
         TypeError: loss or node is not a node.
         ValueError: loss requires no gradient, or is not a single number; node is empty.
     """
-    survey = Survey(_root(loss))
+    survey = Survey(check_root(loss))
     words = Words(survey, _names(survey))
     judge = Judge(survey, words, at_least_zero(tiny, "tiny"), positive(huge, "huge"))
     if node is None:
@@ -155,14 +156,6 @@ def _leaves(survey: Survey) -> dict[Any, list[Node]]:
 
 
 # --- what was asked for -------------------------------------------------------------------------
-
-
-def _root(loss: Any) -> Node:
-    if isinstance(loss, Values) and loss.size == 1:
-        loss = next(iter(loss.flat))
-    if not isinstance(loss, (Value, Tensor)):
-        raise TypeError(f"loss: expected a Value or a Tensor, got {type(loss).__name__}")
-    return loss
 
 
 def _nodes(node: Any) -> list[Node]:

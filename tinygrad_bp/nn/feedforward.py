@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp import rules
-from tinygrad_bp.arguments import count, flag, function, several, shown, wrong_kind
+from tinygrad_bp.arguments import count, flag, function, out_of_range, several, shown, wrong_kind
 from tinygrad_bp.array_rules import linear, log_softmax, softmax
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.recording import call_in_scope
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.tensor import Tensor
+from tinygrad_bp.tensor import Tensor, as_array
 
 Activation = Callable[[Any], Any]
 
@@ -85,7 +85,7 @@ class Linear(Module):
         dtype: Any = np.float64,
     ) -> None:
         check_sizes(inputs=inputs, outputs=outputs)
-        weights = function(initializer, "initializer")(init.generator(rng), (inputs, outputs))
+        weights = drawn(initializer, init.generator(rng), (inputs, outputs), "initializer")
         flag(bias, "bias")
         self.W = Tensor(weights, "W", dtype=dtype)
         self.b = Tensor(np.zeros(outputs), "b", dtype=dtype) if bias else None
@@ -205,6 +205,16 @@ def check_sizes(**sizes: int) -> None:
         count(size, name)
 
 
+def drawn(
+    initializer: init.Initializer, rng: np.random.Generator, shape: tuple[int, int], what: str
+) -> Any:
+    """The weights that an initializer gives, after a look at them."""
+    weights = as_array(function(initializer, what)(rng, shape), what)
+    if weights.shape != shape:
+        raise out_of_range(what, f"a function that returns shape {shape}", weights)
+    return weights
+
+
 def check_arrays(**arrays: Any) -> None:
     """Raise TypeError for what is no Tensor, no Values and no array of real numbers."""
     for name, x in arrays.items():
@@ -216,7 +226,8 @@ def check_arrays(**arrays: Any) -> None:
 def check_features(x: Any, expected: int, what: str) -> None:
     """Raise TypeError or ValueError where x cannot be multiplied by a matrix of `expected` rows."""
     shape = getattr(x, "shape", None)
-    if shape is None:
+    is_array = hasattr(type(x), "_interpret") or hasattr(type(x), "__array__")
+    if shape is None or not is_array:
         raise TypeError(
             f"{what}: expected a Tensor, Values or a numpy array, got {shown(x)}; "
             "numbers in a list become one by np.array(...)"
@@ -225,5 +236,5 @@ def check_features(x: Any, expected: int, what: str) -> None:
         raise ValueError(f"{what}: expected (..., {expected}) features, got shape {tuple(shape)}")
     if isinstance(x, (Tensor, Values)):
         return
-    if isinstance(x, np.ma.MaskedArray) or getattr(x.dtype, "kind", "f") not in "biuf":
+    if isinstance(x, np.ma.MaskedArray) or getattr(x, "dtype", np.dtype(float)).kind not in "biuf":
         raise wrong_kind(what, "real numbers", x)

@@ -18,7 +18,7 @@ from tinygrad_bp.arguments import flag, mapping, wrong_kind
 from tinygrad_bp.interrupts import write
 from tinygrad_bp.recording import call_in_scope
 from tinygrad_bp.scalars import Values, values
-from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.tensor import NO_MIX, Tensor, as_array
 from tinygrad_bp.text import clean
 from tinygrad_bp.value import Value
 
@@ -204,6 +204,8 @@ def substituted(x: Any, twins: dict[int, Any]) -> Any:
 
 def as_node(x: Any, like: Any) -> Any:
     """A plain array as a constant of the kind of `like`, a parameter; nodes as they are."""
+    if isinstance(x, Values if isinstance(like, Tensor) else Tensor):
+        raise TypeError(f"x: {NO_MIX}")
     if hasattr(type(x), "_interpret"):
         return x
     if isinstance(like, (Value, Values)):

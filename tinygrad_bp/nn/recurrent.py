@@ -19,18 +19,19 @@ from tinygrad_bp.arguments import (
     flag,
     function,
     integer,
-    out_of_range,
     real,
     several,
     wrong_kind,
 )
 from tinygrad_bp.array_rules import linear
 from tinygrad_bp.nn import init
-from tinygrad_bp.nn.feedforward import Activation, activation_of, check_features, check_sizes
+from tinygrad_bp.nn.feedforward import Activation, activation_of, check_features, check_sizes, drawn
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.recording import call_in_scope, scope
 from tinygrad_bp.rules import sigmoid, tanh
-from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.scalars import Values
+from tinygrad_bp.tensor import Tensor
+from tinygrad_bp.value import Value
 
 
 class RNNCell(Module):
@@ -64,8 +65,8 @@ class RNNCell(Module):
         check_sizes(inputs=inputs, hidden=hidden)
         rng = init.generator(rng)
         self.U = Tensor(init.xavier(rng, (inputs, hidden)), "U", dtype=dtype)
-        start = function(recurrent, "recurrent")
-        self.W = Tensor(start(rng, (hidden, hidden)), "W", dtype=dtype)
+        weights = drawn(recurrent, rng, (hidden, hidden), "recurrent")
+        self.W = Tensor(weights, "W", dtype=dtype)
         self.b = Tensor(np.zeros(hidden), "b", dtype=dtype)
         self.activation = activation_of(activation)
 
@@ -209,11 +210,7 @@ def _side_by_side(
     initializer: init.Initializer, rng: np.random.Generator, shape: tuple[int, int], count: int
 ) -> Any:
     """The matrices of several gates, each started as if it stood alone."""
-    start = function(initializer, "recurrent")
-    matrices = [as_array(start(rng, shape), "recurrent") for _ in range(count)]
-    if any(matrix.shape != shape for matrix in matrices):
-        raise out_of_range("recurrent", f"a matrix of shape {shape}", matrices[0])
-    return np.concatenate(matrices, 1)
+    return np.concatenate([drawn(initializer, rng, shape, "recurrent") for _ in range(count)], 1)
 
 
 def _zeros(cell: Any, *batch: int) -> Any:
@@ -294,6 +291,8 @@ def unroll(
         if isinstance(state, tuple):
             _name_parts(state, name, start + t)
             return state
+        if not isinstance(state, (Value, Tensor, Values)):
+            raise wrong_kind("cell", "a function that returns a state", state)
         return named(state, f"{name}({start + t})")
 
     states = []

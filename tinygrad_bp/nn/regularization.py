@@ -47,7 +47,7 @@ class Dropout(Module):
             x = as_array(x, "Dropout: x")
         kept = self.rng.random(x.shape) >= self.p
         y = x * (kept / (1.0 - self.p)).astype(_dtype(x))
-        return y if type(y) is np.ndarray else named(y, "dropout")
+        return named(y, "dropout") if hasattr(type(y), "_interpret") else y
 
 
 def _dtype(x: Any) -> Any:

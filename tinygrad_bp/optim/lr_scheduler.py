@@ -218,10 +218,11 @@ class ChainedScheduler(LRScheduler):
 def _of_one(schedulers: Sequence[LRScheduler], optimizer: Optimizer | None) -> list[LRScheduler]:
     if not isinstance(schedulers, (list, tuple)) or not schedulers:
         raise out_of_range("schedulers", "a list of at least one", schedulers)
-    if optimizer is None or not isinstance(optimizer, Optimizer):
-        instance(optimizer, "optimizer", Optimizer, "an Optimizer")
     for i, scheduler in enumerate(schedulers):
-        if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
+        instance(scheduler, f"schedulers[{i}]", LRScheduler, "a schedule")
+    instance(optimizer, "optimizer", Optimizer, "an Optimizer")
+    for i, scheduler in enumerate(schedulers):
+        if scheduler.optimizer is not optimizer:
             raise out_of_range(
                 f"schedulers[{i}]", "a schedule made for the same optimizer", scheduler
             )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tinygrad_bp.arguments import choice, count, flag, integer, several, wrong_kind
+from tinygrad_bp.arguments import choice, count, flag, integer, out_of_range, several, wrong_kind
 from tinygrad_bp.interrupts import undone
 from tinygrad_bp.recording import current_state, observers_of
 from tinygrad_bp.replay.arguments import KEPT, Given, Parameters, put, put_rows
@@ -176,7 +176,10 @@ class Compiled:
         """
         choice(gradient, "gradient", ("rows", "sum", None))
         count(threads, "threads")
-        rows = [integer(i, "rows") for i in several(rows, "rows", "positions of arguments")]
+        given, rows = rows, several(rows, "rows", "positions of arguments")
+        if not rows:
+            raise out_of_range("rows", "the position of at least one argument", given)
+        rows = [integer(i, "rows") for i in rows]
         if not all(-len(args) <= i < len(args) for i in rows):
             raise ValueError(f"rows: expected positions among {len(args)} arguments, got {rows}")
         data = {i % len(args): as_array(args[i], f"argument {i}") for i in rows}

@@ -125,7 +125,8 @@ class Recording:
         elements = elements_of(output)
         if len(elements) != 1 or np.size(getattr(elements[0], "_array", 0.0)) != 1:
             raise ValueError(
-                "expected the function's (first) result to be a single number, to differentiate"
+                "expected the function's (first) result to be a single number, for a gradient, got "
+                f"shape {getattr(output, 'shape', ())}"
             )
         if self.mode == "value_and_grad":
             variables = [x for i in self.selected for x in self.given[i]]

@@ -18,6 +18,7 @@ import numpy as np
 from tinygrad_bp import arrays, floats, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet
+from tinygrad_bp.failures import explained, of_operand
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, born, topological_order
 from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, Observer, Scope, _Block, current_state, resolve
@@ -495,6 +496,14 @@ def _is_plain(x: Any) -> bool:
     return type(x) is float or (isinstance(x, np.ndarray) and x.dtype.kind == "f")
 
 
+def _array_of(x: Any, rule: ArrayRule, which: int, kind: str) -> Any:
+    """An operand of a rule of arrays, as its numbers in this run."""
+    try:
+        return _numbers(x, rule, False, kind)
+    except (TypeError, ValueError) as error:
+        raise of_operand(rule, which, error) from None
+
+
 # --- the interpreter ----------------------------------------------------------------------------
 
 
@@ -539,6 +548,7 @@ def _operation(
     options: dict[str, Any] | None = None,
 ) -> Any:
     recorder = _recorder_of([*operands, *_flat(parameters)])
+    recorder.check_open()
     kind = recorder.kind
     if kind == "scalar" and isinstance(rule, ArrayRule):
         Value._interpret(rule, tuple(operands))  # type: ignore[arg-type]  # raises, and says why
@@ -551,16 +561,22 @@ def _operation(
     options = {name: frozen(p) for name, p in (options or {}).items()}
     given: list[Index] = []  # indices among the arguments are operands of the instruction
     if isinstance(rule, ArrayRule):
-        data = [_numbers(x, rule, False, kind) for x in operands]
+        data = [_array_of(x, rule, which, kind) for which, x in enumerate(operands)]
         parameters = tuple(map(frozen, parameters))
         concrete = _replaced(parameters, lambda index: index._numbers)
-        result = quiet(rule.apply)(arrays, data, concrete, options)
+        try:
+            result = quiet(rule.apply)(arrays, data, concrete, options)
+        except Exception as error:
+            raise explained(rule, data, concrete, options, error) from None
     else:
         conditions = [p is None and rule not in _ON_NUMBERS for p in rule.partials]
         data = [_numbers(x, rule, c, kind) for x, c in zip(operands, conditions, strict=True)]
         data = data if kind == "scalar" else typed(data, conditions)
         value = quiet(rule.value) if kind == "array" else rule.value
-        result = value(arrays if kind == "array" else floats, *data)
+        try:
+            result = value(arrays if kind == "array" else floats, *data)
+        except Exception as error:
+            raise (explained(rule, data, (), {}, error) if kind == "array" else error) from None
     pairs = list(zip(operands, data, strict=True))
     numbers = [x.number if is_traced(x) else recorder.constant(d) for x, d in pairs]
     i = recorder.append(recorder.position(rule), numbers, result)

@@ -168,6 +168,8 @@ def _run(t: int, cell: Cell, x: Any, before: tuple[Any, ...], loss: Loss, y: Any
     for part, name in zip(after, ("h", "c"), strict=False):  # as `unroll` names them
         if isinstance(part, _NODES):
             named(part, f"{name}({t})")
+        elif part is None:
+            raise wrong_kind("cell", "a function that returns a state", part)
     return _Step(t, before, after, loss(state, y))
 
 
@@ -224,7 +226,10 @@ def _same_length(inputs: int, targets: int) -> None:
 def _number(loss: Any, t: int) -> float:
     if np.shape(getattr(loss, "data", loss)) != ():
         raise ValueError(f"loss: expected a single number at step {t}, got {str(loss)[:60]}")
-    number = float(loss.data if isinstance(loss, _NODES) else loss)
+    try:
+        number = float(loss.data if isinstance(loss, _NODES) else loss)
+    except (TypeError, ValueError):
+        raise wrong_kind("loss", "a function that returns a number", loss) from None
     if not math.isfinite(number):
         raise FloatingPointError(f"loss: it is {number} at step {t}")
     return number

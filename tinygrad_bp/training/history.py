@@ -100,8 +100,8 @@ def accuracy(outputs: Any, labels: Any) -> float:
         raise out_of_range("labels", f"integers of shape {shape}", labels) from None
     if not outputs.ndim or outputs.shape[:-1] != labels.shape:
         raise ValueError(
-            f"labels: expected integers of shape {outputs.shape[:-1]}, got {labels.dtype} of "
-            f"shape {labels.shape}"
+            f"labels: expected integers of shape {outputs.shape[:-1]}, for outputs of shape "
+            f"{outputs.shape}, got {labels.dtype} of shape {labels.shape}"
         )
     if not labels.size:
         raise ValueError("labels: expected at least one sample, got none")

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.arguments import file_path, flag, function, integer, several
+from tinygrad_bp.arguments import file_path, flag, function, integer, several, wrong_kind
 from tinygrad_bp.interrupts import undone, write
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module
@@ -380,7 +380,10 @@ def _in_mode(model: Module, training: bool, do: Callable[[], _T]) -> _T:
 def _number(x: Any) -> float:
     if np.size(getattr(x, "data", x)) != 1:
         raise ValueError(f"loss: expected a single number, got {str(x)[:60]}")
-    return float(x.item()) if isinstance(x, (Tensor, Value)) else float(np.ravel(x)[0])
+    try:
+        return float(x.item()) if isinstance(x, (Tensor, Value)) else float(np.ravel(x)[0])
+    except (TypeError, ValueError):
+        raise wrong_kind("loss", "a function that returns a number", x) from None
 
 
 def _nodes(x: Any) -> Any:

@@ -92,14 +92,15 @@ def arrays_of(data: Iterable[Any], what: str) -> Arrays:
     """Inputs and targets as arrays, of equally many samples, all finite."""
     if isinstance(data, (np.ndarray, Tensor)):
         raise wrong_kind(what, "arrays (x, y)", data)
-    arrays = tuple(_array(part, what) for part in several(data, what, "arrays (x, y)"))
+    parts = several(data, what, "arrays (x, y)")
+    arrays = tuple(_array(part, what) for part in parts)
     if len(arrays) < 2:
         raise ValueError(f"{what}: expected inputs and targets, got {shown(data)}")
     for i, array in enumerate(arrays):
         if array.dtype.kind not in "fiub":
-            raise TypeError(f"{what}[{i}]: expected numbers, got an array of {array.dtype}")
+            raise wrong_kind(f"{what}[{i}]", "numbers", parts[i])
         if array.ndim == 0 or len(array) == 0:
-            raise ValueError(f"{what}[{i}]: expected samples, got an array of shape {array.shape}")
+            raise out_of_range(f"{what}[{i}]", "samples", parts[i])
         if len(array) != len(arrays[0]):
             raise ValueError(
                 f"{what}[{i}]: expected {len(arrays[0])} samples, as in the first, got {len(array)}"
