@@ -94,7 +94,7 @@ def test_a_label_takes_a_place_of_its_own_only_where_there_is_something_to_say()
 
 def test_what_each_error_says():
     a = Plain()
-    with pytest.raises(TypeError, match=exactly("label must be a str, got int")):
+    with pytest.raises(TypeError, match=exactly("label: expected a str, got int 3")):
         a.label = 3
     with pytest.raises(TypeError, match=exactly("hook: expected a function, got str")):
         a.register_hook("print")

@@ -334,6 +334,7 @@ def _has_no_zero(x: Any) -> bool:
 
 
 def flat(x: Any) -> Any:
+    """What lists and tuples within one another hold, in order."""
     if isinstance(x, (list, tuple)):
         for part in x:
             yield from flat(part)
@@ -342,6 +343,7 @@ def flat(x: Any) -> Any:
 
 
 def replaced(x: Any, by: Callable[[Symbol], Any]) -> Any:
+    """An argument with something else in the place of each symbol."""
     if isinstance(x, Symbol):
         return by(x)
     if x is OUT:
