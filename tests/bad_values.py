@@ -147,18 +147,6 @@ def is_leaked(x: Any) -> bool:
     return isinstance(x, tb.Tensor) and type(x) is not tb.Tensor
 
 
-def foreign() -> dict[str, Any]:
-    """Arrays of other libraries, where they are imported anyway."""
-    import sys
-
-    found: dict[str, Any] = {}
-    if "torch" in sys.modules:
-        found["torch"] = sys.modules["torch"].ones((4, 3), requires_grad=True)
-    if "jax" in sys.modules:
-        found["jax"] = sys.modules["jax"].numpy.ones((4, 3))
-    return found
-
-
 # --- what an error may be -----------------------------------------------------------------------
 
 ERRORS = (TypeError, ValueError)

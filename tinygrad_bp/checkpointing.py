@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tinygrad_bp.arguments import wrong_kind
+from tinygrad_bp.arguments import out_of_range, wrong_kind
 from tinygrad_bp.containers import like_elements
 from tinygrad_bp.differentiable import check_leaf_data
 from tinygrad_bp.graph import MORE, Node, Segment, born
@@ -67,7 +67,10 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     scope = resolve(current_state())
     if scope is None:
         return function(*args, **kwargs)
-    args, kwargs = _copied(args), _copied(kwargs)
+    try:
+        args, kwargs = _copied(args), _copied(kwargs)
+    except RecursionError:
+        raise out_of_range("args", "structures that end", args[0] if args else kwargs) from None
     generators = list(_generators((function, args, kwargs), set()))
     states = [copy.deepcopy(generator.bit_generator.state) for generator in generators]
     since = born()
