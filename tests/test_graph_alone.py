@@ -98,7 +98,7 @@ def test_what_each_error_says():
         a.label = 3
     with pytest.raises(TypeError, match=exactly("hook: expected a function, got str")):
         a.register_hook("print")
-    with pytest.raises(TypeError, match=exactly("expected a Value or a Tensor, got float")):
+    with pytest.raises(TypeError, match=exactly("root: expected a Value or a Tensor, got float 1.0")):
         graph.backward(1.0)
     a.rule = UNTRACKED
     message = "register_hook: this node requires no gradient, and is never visited"

@@ -291,7 +291,7 @@ def test_a_large_graph_without_scopes_is_refused_at_once():
         ({"show": ("value",)}, ValueError, "show must be one of data, grad, local, contribution"),
         ({"shared": "twice"}, ValueError, "shared must be one of once, per use, got 'twice'"),
         ({"layout": "spring"}, ValueError, "layout must be one of auto, layered, time, dot"),
-        ({"inputs": 1.0}, TypeError, "inputs go with a Module, got Value"),
+        ({"inputs": 1.0}, TypeError, "inputs go with a Module, got 1.0 for a Value"),
     ],
 )
 def test_bad_options(options, error, message):
