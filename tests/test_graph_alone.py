@@ -98,14 +98,15 @@ def test_what_each_error_says():
         a.label = 3
     with pytest.raises(TypeError, match=exactly("hook: expected a function, got str")):
         a.register_hook("print")
-    with pytest.raises(TypeError, match=exactly("root: expected a Value or a Tensor, got float 1.0")):
+    message = "root: expected a Value or a Tensor, got float 1.0"
+    with pytest.raises(TypeError, match=exactly(message)):
         graph.backward(1.0)
     a.rule = UNTRACKED
     message = "register_hook: this node requires no gradient, and is never visited"
     with pytest.raises(ValueError, match="^" + exactly(message)):
         a.register_hook(print)
     message = (
-        "this node requires no gradient: it is a constant, was detached, or was computed "
+        "this Plain requires no gradient: it is a constant, was detached, or was computed "
         "from constants or under no_grad()"
     )
     for differentiate in (graph.backward, sweep):
