@@ -249,3 +249,15 @@ def test_a_reader_that_does_too_much_is_found_out(monkeypatch):
         monkeypatch.setattr(readers.Reading, "read", bad)
         with pytest.raises(Mismatch, match=message):
             files.check(whole, collections.Counter())
+
+
+def test_an_archive_that_ends_early_is_said_to_be_damaged(tmp_path):
+    """A directory that claims more of a member than there is: the zip reader's error is empty."""
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 2)), y=np.ones(2))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    place = content.rfind(b"PK\x01\x02")
+    for field in (20, 24):  # its size in the file, and its size
+        content[place + field : place + field + 4] = (9999).to_bytes(4, "little")
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npz: \S+.{8,}"):
+        datasets.npz(tmp_path / "a.npz")

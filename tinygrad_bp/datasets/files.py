@@ -106,7 +106,7 @@ def npz(path: Path_, x: str = "x", y: str = "y") -> XY:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror or shown(error)}") from None
     except Exception as error:  # a damaged archive may upset its reader in any way
-        what = str(error).removeprefix(f"{path}: ") or type(error).__name__
+        what = str(error).removeprefix(f"{path}: ") or f"damaged: {type(error).__name__}"
         raise ValueError(f"{path}: {shown(what, 180)}") from None
     if not data.x.ndim or not data.y.ndim or len(data.x) != len(data.y):
         raise ValueError(
