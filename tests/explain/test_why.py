@@ -680,7 +680,7 @@ def test_many_leaves():
     [
         (1.0, None, TypeError, "loss: expected a Value or a Tensor, got float"),
         (tb.Value(1.0), "W", TypeError, "node: expected a Value, a Tensor or Values, got str"),
-        (tb.Tensor([1.0, 2.0]), None, ValueError, "sum it to a number first"),
+        (tb.Tensor([1.0, 2.0]), None, ValueError, "expected a single number"),
         (tb.Value(1.0, requires_grad=False), None, ValueError, "requires no gradient"),
         (tb.Value(1.0), tb.values(np.zeros((0, 2))), ValueError, r"Values of shape \(0, 2\)"),
     ],
