@@ -18,11 +18,36 @@ def _azmul(g, d):
     return g * d  # where d is infinite, see EXPLAINED
 
 
+class _Arcsin(torch.autograd.Function):
+    """With 1/√((1 - x)(1 + x)): PyTorch's own 1 - x·x loses the digits near 1."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.arcsin(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g / torch.sqrt((1.0 - x) * (1.0 + x))
+
+
+class _Arccos(_Arcsin):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.arccos(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return -_Arcsin.backward(ctx, g)
+
+
 ELEMENTWISE = {
     "absolute": torch.abs,
     "add": torch.add,
-    "arccos": torch.arccos,
-    "arcsin": torch.arcsin,
+    "arccos": _Arccos.apply,
+    "arcsin": _Arcsin.apply,
     "arctan": torch.arctan,
     "arctan2": torch.arctan2,
     "azmul": _azmul,
@@ -67,7 +92,7 @@ ELEMENTWISE = {
 DIFFERENCES = frozenset(
     [
         *("tanh", "sigmoid", "softplus", "log_sigmoid", "logaddexp", "silu", "gelu", "elu"),
-        *("expm1", "log1p", "erf", "erfc", "tan", "arcsin", "arccos"),
+        *("expm1", "log1p", "erf", "erfc", "tan"),
     ]
 )
 
@@ -145,6 +170,14 @@ def _log_softmax(x, axis=-1):
     return x - torch.amax(x, dim, keepdim=True).detach() - torch.log(_exps(x, dim))
 
 
+def _logsumexp(x, dim, keepdims):
+    """Its gradient is softmax; PyTorch's exp(x - result) is wrong where result absorbs a log 2."""
+    peak = torch.amax(x, dim, keepdim=True).detach()
+    peak = torch.where(torch.isfinite(peak), peak, 0.0)
+    total = torch.exp(x - peak).sum(dim, keepdim=True)
+    return (torch.log(total) + peak).sum(dim, keepdim=keepdims)  # of one
+
+
 def _places(function):
     """An operation that only moves elements: numpy moves their numbers, PyTorch the elements."""
 
@@ -203,7 +236,7 @@ STRUCTURAL = {
     "getitem": _places(lambda x, index: x[index]),
     "linear": _linear,
     "log_softmax": _log_softmax,
-    "logsumexp": _reduced(torch.logsumexp),
+    "logsumexp": _reduced(_logsumexp),
     "matmul": torch.matmul,
     "max": _reduced(torch.amax),
     "mean": mean,

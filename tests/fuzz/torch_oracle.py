@@ -145,6 +145,8 @@ class Asked:
         """The sums of the absolute terms of that, for a gradient of absolute size a."""
         if self.is_elementwise:
             more = 1.0 if self.step.name in DIFFERENCES else 0.0
+            if self.step.name == "clip":  # between equal bounds, PyTorch's partials are 0
+                more = torch.where(self.leaves[1] == self.leaves[2], 1.0, 0.0).detach()
             return [_sum_to(torch.where(a == 0, 0.0, a * (p.abs() + more)), x)
                     for p, x in self._pairs()]  # fmt: skip
         if self.step.name in ABSOLUTE:

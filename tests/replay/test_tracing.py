@@ -527,3 +527,32 @@ def test_a_result_without_a_history_is_refused(result):
 
 def test_a_condition_is_no_result():
     refused(lambda x: x > 0.0, 1.0, error=TypeError)
+
+
+MIXED = {
+    "operator": lambda x, v: x * v,
+    "reflected": lambda x, v: v * x,
+    "function": lambda x, v: tb.multiply(x, v),
+    "three": lambda x, v: tb.clip(x, v, 3.0),
+    "condition": lambda x, v: tb.where(x > 1.5, v, x),
+    "comparison": lambda x, v: tb.where(x < v, v * v, x),
+}
+
+
+@pytest.mark.parametrize("f", MIXED.values(), ids=list(MIXED))
+@pytest.mark.parametrize("closed", [False, True], ids=["argument", "from outside"])
+def test_a_number_meets_an_array_of_values_as_without_recording(f, closed):
+    given = tb.values([1.0, 2.5])
+
+    def g(x, v):
+        return tb.sum(f(x, given if closed else v))
+
+    step = tb.compile(g, argnums=(0, 1))
+    for number in (2.0, 1.75):
+        x, v = Value(number), tb.values([0.5, 4.0])
+        (got, of), (expected, want) = (h(x, v) for h in (
+            step.value_and_grad, tb.value_and_grad(g, (0, 1))
+        ))  # fmt: skip
+        assert got == expected
+        np.testing.assert_array_equal(of[0], want[0])
+        np.testing.assert_array_equal(of[1], want[1])

@@ -304,6 +304,8 @@ class _Traced:
         """Record an operation, and compute it."""
         if any(isinstance(x, (SeriesValue, SeriesTensor)) for x in operands):
             return NotImplemented  # forward mode applies the rules to us, in its turn
+        if isinstance(rule, Rule) and any(isinstance(x, Values) for x in operands):
+            return NotImplemented  # they apply it to each of their elements and us
         return _operation(rule, operands, parameters, options or {})
 
 
@@ -649,7 +651,7 @@ _ON_NUMBERS = {tape.less, tape.less_equal, tape.equal, tape.not_equal, tape.deta
 
 
 def _compared(rule: Rule, *operands: Any) -> Any:
-    if any(isinstance(x, (SeriesValue, SeriesTensor)) for x in operands):
+    if any(isinstance(x, (SeriesValue, SeriesTensor, Values)) for x in operands):
         return NotImplemented
     known = (Node, Condition, int, float, np.number, np.bool, np.ndarray, list, tuple)
     if not all(isinstance(x, known) for x in operands):
