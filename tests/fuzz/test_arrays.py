@@ -65,6 +65,45 @@ def test_a_program_by_numba():
     assert tally["replays, numba"] == 1
 
 
+def one(name, numbers, *more, dtype="float64", arguments=(), shape=None):
+    """A program of one operation, on a leaf and constants."""
+    leaf = Leaf(shape or (len(numbers),), numbers, dtype)
+    return Program(3, (leaf,), (Step(name, (~0, *more), arguments),))
+
+
+ZERO_TIMES_NAN = (
+    Step("log1p", (~0,)), Step("var", (0,), (None, 1, True)), Step("maximum", (1, -1.74)),
+    Step("concatenate", (~0, 0), (0,)),
+)  # fmt: skip
+DIFFERENT = {
+    "square": (one("norm", (1e30, -2e30, 1.0), dtype="float32"), torch_oracle.OVERFLOW),
+    "power": (one("power", (1e30, 2.0), 3.0, dtype="float32"), torch_oracle.OVERFLOW),
+    "nan": (
+        Program(3, (Leaf((3,), (0.9, -1.7, 0.5)),), ZERO_TIMES_NAN), torch_oracle.ZERO_UPSTREAM,
+    ),
+    "absorbed": (one("logsumexp", (1e30, 1e30, 1.0), arguments=(0,)), None),
+    "near 1": (one("arcsin", (1.0 - 1e-12, -1.0 + 1e-9)), None),
+    "near -1": (one("arccos", (1.0 - 1e-12, -1.0 + 1e-9)), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", DIFFERENT)
+def test_what_pytorch_does_otherwise_is_counted_or_avoided(which):
+    program, reason = DIFFERENT[which]
+    tally = Counter()
+    arrays.check(program, tally)
+    if reason is None:
+        assert not [why for why in tally if why.startswith("(") and why != "(programs)"]
+    else:
+        assert tally[f"({reason})"] > 0
+
+
+def test_an_overflow_excuses_no_wrong_gradient(monkeypatch):
+    monkeypatch.setattr(*partial("power", 0, lambda m, x, y, z: 2.0 * x))
+    with pytest.raises(Mismatch, match="power"):
+        arrays.check(one("power", (1e30, 2.0), 3.0, dtype="float32"), Counter())
+
+
 def pullback(name, which, wrong):
     rule = ARRAY_RULES[name]
     return rule, "pullbacks", (*rule.pullbacks[:which], wrong, *rule.pullbacks[which + 1 :])
