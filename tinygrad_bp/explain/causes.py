@@ -207,8 +207,8 @@ def _zero_product(link: Link, words: Words) -> Cause:
     if link.partial is None:
         return Cause(
             "zero derivative",
-            f"the products in {words.operation(link)} are 0 or cancel: a gradient arrives only "
-            "where the other operand is 0",
+            f"the products in {words.operation(link)} are 0, since a gradient arrives only where "
+            "the other operand is 0, or they cancel",
         )
     other, x = partners[0]
     if not np.any(arriving(link, words, x)):
