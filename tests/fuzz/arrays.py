@@ -173,8 +173,8 @@ def _forward(program, comparison, value, gradients, v, tally):
 
 @functools.cache
 def _smooth_names():
-    """Operations without a kink."""
-    elementwise = {name for name, rule in RULES.items() if not rule.kinks} - {"where"}
+    """Operations without a kink; hypot and norm have one at the origin."""
+    elementwise = {name for name, rule in RULES.items() if not rule.kinks} - {"where", "hypot"}
     structural = {*ARRAY_RULES, *programs.FUNCTIONS} - {"max", "min", "norm", "astype"}
     return elementwise | structural
 
