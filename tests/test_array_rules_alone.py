@@ -213,12 +213,12 @@ X = Tensor(np.arange(6.0).reshape(2, 3))
         (
             lambda: tb.split(X, 2, 1),
             ValueError,
-            "split: sections: length 3 has no 2 equal parts",
+            "split: sections: axis 1 of length 3 has no 2 equal parts",
         ),
         (
             lambda: tb.split(X, 0, 1),
             ValueError,
-            "split: sections: length 3 has no 0 equal parts",
+            "split: sections: axis 1 of length 3 has no 0 equal parts",
         ),
         (
             lambda: tb.one_hot([0.0], 2),
