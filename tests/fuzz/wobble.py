@@ -34,14 +34,16 @@ def exactly(what, got, expected):
 def same_replay(program, got, expected, tally):
     """Raise unless a replay of arrays gives the same bits.
 
-    Constants are kept in the order of their axes, and not backwards as after a flip: numpy then
-    may add them up in another order.
+    Constants are kept in the order of their axes, and not backwards as after a flip, or turned as
+    after a transpose: numpy then may add them up in another order.
     """
     try:
         exactly("replay: value", [np.float64(got[0])], [np.float64(expected[0])])
         exactly("replay: gradient", got[1], expected[1])
     except Mismatch:
-        backwards = any(step.name in ("flip", "getitem", "cumsum") for step in program.steps)
+        backwards = any(
+            step.name in ("flip", "getitem", "cumsum", "transpose") for step in program.steps
+        )
         pairs = zip((got[0], *got[1]), (expected[0], *expected[1]), strict=True)
         if not backwards or not all(close(np.asarray(x), np.asarray(y)) for x, y in pairs):
             raise

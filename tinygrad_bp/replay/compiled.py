@@ -60,7 +60,8 @@ def compile(
             or "raise".
         optimize: whether the products of an unrolled network may be gathered into few large ones.
             Their sums are then taken in another order, so that results differ in rounding; without
-            it, a program of arrays gives every bit that the function itself gives.
+            it, a program of arrays gives every bit that the function itself gives (but for sums
+            over constants that were flipped or transposed, whose last bits may differ).
         engine: what runs the record. "numpy"; "numba" (extra `jit`), machine code, for functions of
             Values; "jax" (extra `jax`), for accelerators: it compiles for about a second, in which
             it looks at one step of a loop, such as an unrolled network, however long that is.
