@@ -999,3 +999,14 @@ def test_operations_can_be_defined_within_a_derivative(derivative):
 
     assert derivative(f)(2.0) == 12.0
     assert derivative(derivative(f))(2.0) == 12.0
+
+
+def test_an_error_in_a_formula_of_ones_own_shows_where_it_arose():
+    def formula(m, x, y):
+        """Not finished"""
+        raise ValueError("here")
+
+    rule = tb.elementwise(lambda m, x, y, z: z, lambda m, x, y, z: z, check=False)(formula)
+    with pytest.raises(ValueError, match=r"^here$") as raised:
+        rule(tb.Tensor([1.0]), 2.0)
+    assert raised.traceback[-1].name == "formula"

@@ -22,8 +22,8 @@ from tinygrad_bp.arguments import (
     shown,
     wrong_kind,
 )
-from tinygrad_bp.array_rules import ArrayRule
-from tinygrad_bp.rules import Rule
+from tinygrad_bp.array_rules import ARRAY_RULES, ArrayRule
+from tinygrad_bp.rules import RULES, Rule
 
 KINDS = (MemoryError, IndexError, TypeError)  # all else becomes a ValueError
 LONGEST = 90  # characters of numpy's own words
@@ -48,8 +48,9 @@ def explained(
     """
     name = CALLED.get(rule.name, rule.name)
     told = str(error).startswith(f"{name}: ") and "Input operand" not in str(error)
-    if told or not isinstance(error, _EXPECTED):
-        return error
+    own = RULES.get(rule.name) is rule or ARRAY_RULES.get(rule.name) is rule
+    if told or not own or not isinstance(error, _EXPECTED):
+        return error  # a rule of the user's fails where its own formula does
     shapes = [np.shape(x) for x in operands]
     named = dict(_named(rule, parameters, options))
     ndim = len(shapes[0]) + (rule.name in NEW_AXIS) if shapes else 0

@@ -5,7 +5,6 @@ And what stands behind that, should an escape ever be forgotten: the policy of e
 
 import re
 
-import browser as chromium
 import hostile
 import inert
 import pytest
@@ -73,15 +72,6 @@ WRITERS = [
     write_tour,
 ]
 written = pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__[6:])
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory):
-    if chromium.CHROMIUM is None:
-        pytest.skip("needs a Chromium browser")
-    opened = chromium.Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 ELEMENTS = """[...new Set([...document.querySelectorAll('*')].flatMap(

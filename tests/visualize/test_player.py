@@ -4,7 +4,6 @@ import json
 import math
 import re
 
-import browser as chromium
 import numpy as np
 import pytest
 from playing import HOSTILE, hostile, layers, neuron, recurrent
@@ -21,15 +20,6 @@ GRAPHS = pytest.mark.parametrize("graph", [neuron, recurrent, layers], ids=lambd
 
 
 # --- the page in the browser ----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory):
-    if chromium.CHROMIUM is None:
-        pytest.skip("needs a Chromium browser")
-    opened = chromium.Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
