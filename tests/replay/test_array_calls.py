@@ -1,6 +1,7 @@
 """Calls without precautions: where one would have mattered, it shows, and the careful code runs."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -140,3 +141,113 @@ def test_a_user_of_the_maximum_itself_keeps_the_guard():
     for x in ([1.0, 2.0, 3.0], [np.inf, 1.0, 2.0], [-np.inf] * 3, [np.nan, 1.0, 2.0]):
         x = np.array(x)
         np.testing.assert_array_equal(Runner(program).values([x])[0], np.logaddexp.reduce(x))
+
+
+# --- sums in any order ----------------------------------------------------------------------------
+
+SUMS = {
+    "rows": lambda x: tb.sum(x, 0),
+    "rows, kept": lambda x: tb.sum(x, (-2,), keepdims=True),
+    "columns": lambda x: tb.sum(x, 1),
+    "columns, kept": lambda x: tb.sum(x, -1, keepdims=True),
+    "turned": lambda x: tb.sum(x.T, 1),
+    "of squares": lambda x: tb.sum(x * x),
+    "of products": lambda x: tb.sum(x * (x + 1.0)),
+}
+TERMS = {
+    "rows": lambda x: x.T,
+    "rows, kept": lambda x: x.T[None],
+    "columns": lambda x: x,
+    "columns, kept": lambda x: x[:, None],
+    "turned": lambda x: x.T,
+    "of squares": lambda x: (x * x).ravel(),
+    "of products": lambda x: (x * (x + 1.0)).ravel(),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", SUMS)
+def test_short_sums_are_exact_within_a_rounding_for_each_term(name, dtype):
+    for shape in [(1, 1), (1, 7), (5, 1), (32, 10), (3, 40)]:
+        x = np.random.default_rng(0).normal(size=shape).astype(dtype)
+        quick = Runner(tb.compile(SUMS[name]).program(x), exact=False)
+        assert "reduce" not in quick.source
+        assert "reduce" in Runner(quick.program).source
+        for scale in (1.0, -1e5):
+            terms = TERMS[name]((x * dtype(scale)).astype(dtype))
+            (got,) = quick.values([(x * dtype(scale)).astype(dtype)])
+            expected = np.apply_along_axis(math.fsum, -1, terms)
+            bound = 2.0 * terms.shape[-1] * np.finfo(dtype).eps * np.abs(terms).sum(-1)
+            assert got.dtype == dtype
+            assert np.shape(got) == np.shape(expected)
+            assert (np.abs(got - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_short_sums_of_odd_numbers_are_those_of_ieee(name):
+    quick = Runner(tb.compile(SUMS[name]).program(np.ones((4, 3))), exact=False)
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        x = random.choice([np.nan, np.inf, -np.inf, 0.0, -0.0, 5e-324, 1.0, -2.0], (4, 3))
+        with np.errstate(all="ignore"):
+            (got,), expected = quick.values([x]), TERMS[name](x).sum(-1)
+        np.testing.assert_allclose(got, expected, rtol=1e-15, atol=5e-324)
+
+
+def test_long_sums_are_numpys():
+    x = np.ones((array_calls.SHORT // 4 + 1, 4))
+    for f in (lambda x: tb.sum(x, 0), lambda x: tb.sum(x * x)):
+        assert "reduce" in Runner(tb.compile(f).program(x), exact=False).source
+
+
+def test_a_hope_in_a_factor_is_looked_after():
+    """The product may be 0 * infinity, which counts as 0, and only its sum is left to show it."""
+
+    def f(w, x):
+        return tb.sum(tb.where(x > 0.0, tb.log(x) * w, 0.0))
+
+    step = tb.compile(f)
+    for x in ([1.0, 2.0, 4.0], [0.0, 2.0, 4.0], [-1.0, 0.0, 4.0]):
+        x = np.array([x, x])
+        expected = np.log(x, where=x > 0.0, out=np.zeros(x.shape)).sum()
+        np.testing.assert_allclose(step.value_and_grad(3.0, x)[1], expected, rtol=1e-15)
+    source = Runner(step.program(3.0, x, gradient=True), exact=False).source
+    assert source.count("vdot") == 1
+    assert "azmul" not in source
+
+
+@pytest.mark.parametrize("c", [-0.25, 0.0, -0.0, 1e308, np.inf, np.nan])
+def test_of_a_row_with_one_number_beside_zeros_the_sum_is_known(c):
+    program = tb.compile(
+        lambda x, i: tb.sum(tb.one_hot(i, 4) * np.full((1, 1), c), -1, keepdims=True) * x
+    ).program(np.ones((3, 1)), np.zeros(3, int))
+    known = Runner(program)
+    assert ("reduce" in known.source) == (not np.isfinite(c))
+    row = functools.reduce(np.add, np.float64(c) * np.array([1.0, 0.0, 0.0, 0.0]))
+    x, i = np.array([[1.0], [2.0], [-3.0]]), np.array([0, 3, 1])
+    (got,) = known.values([x, i])
+    np.testing.assert_array_equal(got, x * row)
+    np.testing.assert_array_equal(
+        np.signbit(got[~np.isnan(got)]), np.signbit((x * row)[~np.isnan(got)])
+    )
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_constant_of_equal_numbers_is_a_number(same):
+    c = np.zeros((3, 1)) if same else np.array([[0.0], [-0.0], [0.0]])
+    made = Runner(tb.compile(lambda x: x * c).program(np.ones((3, 4))))
+    constants = [x for name, x in made._names.items() if name.startswith("c")]
+    assert [np.shape(x) for x in constants] == [() if same else (3, 1)]
+    x = np.array([[1.0, -1.0, 2.0, np.inf]] * 3)
+    expected = np.multiply(x, c)
+    np.testing.assert_array_equal(made.values([x])[0], expected)
+    finite = np.isfinite(x)
+    assert (np.signbit(made.values([x])[0]) == np.signbit(expected))[finite].all()
+
+
+def test_a_constant_that_gives_the_shape_stays():
+    c = np.ones((3, 2))
+    step = tb.compile(lambda x: (x + c, x + np.ones(1)))
+    wide, narrow = step(np.array([1.0, 2.0]))
+    assert wide.tolist() == [[2.0, 3.0]] * 3
+    assert narrow.tolist() == [2.0, 3.0]

@@ -26,10 +26,16 @@ _BUFFER = "b"  # what the names of buffers begin with, and no others
 
 
 class Runner:
-    """A program of arrays, ready to run. It may be used by one thread at a time."""
+    """A program of arrays, ready to run. It may be used by one thread at a time.
 
-    def __init__(self, program: Program, hopeful: bool = True) -> None:
-        self.program = program
+    Args:
+        program: the program.
+        exact: whether to add up in numpy's order, which gives the bits of the eager engine.
+        hopeful: whether to leave out precautions for as long as none is missed.
+    """
+
+    def __init__(self, program: Program, exact: bool = True, hopeful: bool = True) -> None:
+        self.program, self.exact = program, exact
         self._careful: Runner | None = None
         self._names: dict[str, Any] = {}
         self.source = self._source(hopeful) or self._source(False) or ""
@@ -54,13 +60,13 @@ class Runner:
         """The outputs, and then the guards' conditions; nothing else holds these arrays."""
         result: list[Any] | None = self._function(*inputs)
         if result is None:  # there is a nan, and with every precaution there may be none
-            self._careful = self._careful or Runner(self.program, hopeful=False)
+            self._careful = self._careful or Runner(self.program, self.exact, hopeful=False)
             return self._careful.values(inputs)
         return result
 
     def _source(self, hopeful: bool) -> str | None:
         """The code; None if there are hopes, and one that comes to nothing may not show."""
-        code = Calls(hopeful)
+        code = Calls(hopeful, self.exact)
         with np.errstate(all="ignore"):
             symbols = self._run_rules(code)
         outputs = [symbols[i] for i in self.program.outputs]
@@ -136,8 +142,8 @@ class Runner:
                 result.name = f"v{number}"
                 arguments = [self._named(x) for x in call.arguments]
                 options = [f"{key}={self._named(x)}" for key, x in call.options.items()]
-                text = ", ".join([*arguments, *options])
-                lines.append(f"{result.name} = {self._constant(call.function)}({text})")
+                text = self._call(call.function, [*arguments, *options])
+                lines.append(f"{result.name} = {text}")
             else:
                 key = _layout(result)
                 if free.get(key):
@@ -150,7 +156,7 @@ class Runner:
                 if not any(x is OUT for x in places):
                     places.append(OUT)
                 arguments = [out + result.name if x is OUT else self._named(x) for x in places]
-                lines.append(f"{self._constant(call.into)}({', '.join(arguments)})")
+                lines.append(self._call(call.into, arguments))
             if not call.elementwise:
                 self._release(dying, buffer_of, free)
         lines += [self._look(x) for x in looked_at]
@@ -159,9 +165,15 @@ class Runner:
         body = "".join(f"    {line}\n" for line in lines)
         return f"def run({inputs}):\n{body}    return [{', '.join(results)}]\n"
 
+    def _call(self, function: Callable[..., Any], arguments: Sequence[str]) -> str:
+        if function is np.dot:  # of two arrays; as a method it takes less time to begin
+            return f"{arguments[0]}.dot({', '.join(arguments[1:])})"
+        return f"{self._constant(function)}({', '.join(arguments)})"
+
     def _look(self, x: Symbol) -> str:
         """Return nothing if there is a nan: then the sum of squares is one, too."""
-        total = f"{self._constant(np.vdot)}({x.name}, {x.name})" if x.ndim else x.name
+        square = self._call(np.dot if x.ndim == 1 else np.vdot, [x.name, x.name])
+        total = square if x.ndim else x.name
         return f"if (total := {total}) != total: return None"
 
     def _release(

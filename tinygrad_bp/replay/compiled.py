@@ -58,10 +58,11 @@ def compile(
         argnums: by which arguments `value_and_grad` differentiates.
         on_branch: what to do where Python's `if` would now go another way: "record" that way too,
             or "raise".
-        optimize: whether the products of an unrolled network may be gathered into few large ones.
-            Their sums are then taken in another order, so that results differ in rounding; without
-            it, a program of arrays gives every bit that the function itself gives (but for sums
-            over constants that were flipped or transposed, whose last bits may differ).
+        optimize: whether terms may be added in another order, by which results differ in rounding:
+            the products of an unrolled network are gathered into few large ones, and short sums are
+            products with ones. Without it, a program of arrays gives every bit that the function
+            itself gives (but for sums over constants that were flipped or transposed, whose last
+            bits may differ).
         engine: what runs the record. "numpy"; "numba" (extra `jit`), machine code, for functions of
             Values; "jax" (extra `jax`), for accelerators: it compiles for about a second, in which
             it looks at one step of a loop, such as an unrolled network, however long that is.

@@ -96,6 +96,7 @@ class Recording:
             self.gradient_template = templates[0] if isinstance(argnums, int) else templates
         self.captured = list(recorder.leaves.values())
         self.program = optimized(recorder.program(numbers))
+        self.optimize = optimize
         if optimize and kind == "array":
             self.program = optimized(gathered(self.program))
         self.engine = engine
@@ -103,7 +104,9 @@ class Recording:
 
     def prepare(self) -> None:
         """Make what runs the program: apart, since engines may draw random numbers of their own."""
-        self.runners = Pool(runner_of(self.engine, self.program.kind)(self.program))
+        made = runner_of(self.engine, self.program.kind)
+        exact = {"exact": not self.optimize} if made is array_numpy.Runner else {}
+        self.runners = Pool(made(self.program, **exact))
 
     def _number(self, x: Any) -> int:
         """The instruction that gives a result."""
