@@ -149,15 +149,15 @@ class Writer:
                 return self._large(x), LARGE if _is_large(x) else FACTOR
 
     def _number(self, value: float) -> tuple[str, int]:
-        exact = fraction(value)
+        exact, level = fraction(value), FACTOR
         if exact is None:
             text = self.decimal(abs(value))
         elif exact.denominator == 1:
-            text = self.signs(str(abs(exact.numerator)))
+            text, level = self.signs(str(abs(exact.numerator))), ATOM
         else:
             above, below = str(abs(exact.numerator)), str(exact.denominator)
             text = self.over(self.signs(above), self.signs(below))[0]
-        return (self.signs(self.minus) + text, SUM) if value < 0 else (text, FACTOR)
+        return (self.signs(self.minus) + text, SUM) if value < 0 else (text, level)
 
     def decimal(self, value: float) -> str:
         """A number in few digits; a simple fraction of a square root as that."""
