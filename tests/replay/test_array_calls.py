@@ -223,6 +223,9 @@ def test_of_a_row_with_one_number_beside_zeros_the_sum_is_known(c):
     ).program(np.ones((3, 1)), np.zeros(3, int))
     known = Runner(program)
     assert ("reduce" in known.source) == (not np.isfinite(c))
+    for wrong in ([0, 4, 1], [0, -1, 1], [0, 1, 8]):
+        with pytest.raises(ValueError, match=r"indices must lie in 0 \.\.\. 3"):
+            known.values([np.ones((3, 1)), np.array(wrong)])
     row = functools.reduce(np.add, np.float64(c) * np.array([1.0, 0.0, 0.0, 0.0]))
     x, i = np.array([[1.0], [2.0], [-3.0]]), np.array([0, 3, 1])
     (got,) = known.values([x, i])
@@ -230,6 +233,39 @@ def test_of_a_row_with_one_number_beside_zeros_the_sum_is_known(c):
     np.testing.assert_array_equal(
         np.signbit(got[~np.isnan(got)]), np.signbit((x * row)[~np.isnan(got)])
     )
+
+
+@pytest.mark.parametrize("f", [loss, logits_loss], ids=lambda f: f.__name__)
+def test_a_class_that_is_none_is_refused(f):
+    """Without a look at the indices: a row of nan is found where these are none."""
+    w, b, x, _ = data(0)
+    step = tb.compile(f, argnums=(0, 1))
+    good = step.value_and_grad(w, b, x, np.array([0, 1, 2, 3, 0]))
+    for wrong in (-1, 4, -4, 5, -5, 6, -6, 100, -(2**63), 2**63 - 1):
+        with pytest.raises(ValueError, match=r"indices must lie in 0 \.\.\. 3, got"):
+            step.value_and_grad(w, b, x, np.array([0, 1, 2, 3, wrong]))
+    again = step.value_and_grad(w, b, x, np.array([0, 1, 2, 3, 0]))
+    assert again[0] == good[0]
+    assert "one_hot" in Runner(step.program(w, b, x, np.zeros(5, int), gradient=True)).source
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64])
+def test_classes_may_be_integers_of_any_kind(dtype):
+    step = tb.compile(lambda i: tb.one_hot(i, 128))
+    for i in ([0, 127], [5, 6]):
+        assert np.argmax(step(np.array(i, dtype)), -1).tolist() == i
+
+
+@pytest.mark.parametrize("classes", [array_calls.MANY, array_calls.MANY + 1, 100_000])
+def test_many_classes_have_no_table(classes):
+    step = tb.compile(lambda i: tb.one_hot(i, classes))
+    i = np.array([classes - 1, 0])
+    got = step(i)
+    assert np.argmax(got, -1).tolist() == i.tolist()
+    assert got.sum() == 2.0
+    made = Runner(step.program(i))
+    largest = max([0, *(np.size(x) for x in made._names.values() if not callable(x))])
+    assert largest <= 2 * array_calls.MANY**2
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -10,6 +10,7 @@ which a library of linear algebra takes a quarter of the time.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ _OF_NUMBERS = {
     np.multiply: operator.mul,
     np.divide: operator.truediv,
 }
+MANY = 256  # classes up to which there is a table of their rows
 SHORT = 4096  # terms up to which a sum may be taken in any order: beyond, numpy's is more accurate
 _transposed = operator.attrgetter("T")
 
@@ -58,14 +60,12 @@ def _minimum_into(x: Any, y: Any, out: Any) -> Any:
 _INTO: dict[Any, Any] = {np.maximum: _maximum_into, np.minimum: _minimum_into}
 
 
-def _one_hot(eye: Any, indices: Any) -> Any:
-    """`array_rules.one_hot`, with the rows prepared."""
+def _one_hot(rows: Any, indices: Any) -> Any:
+    """`array_rules.one_hot`, from its rows between two of nan, where all other indices come to."""
     try:
-        if indices.size == 0 or indices.min() >= 0:
-            return eye.take(indices, 0)
-    except IndexError:
-        pass
-    return array_rules.one_hot(indices, len(eye))  # raises, and says why
+        return rows.take(indices + 1, 0, None, "clip")
+    except TypeError:  # uint64
+        return array_rules.one_hot(indices, len(rows) - 2, rows.dtype)
 
 
 class Call:
@@ -79,12 +79,13 @@ class Call:
         elementwise: whether the result may be written over an operand.
         result: the symbol of the result.
         hopeful: whether, had it gone wrong, its result would hold a nan.
+        raises: whether it is to be made for its errors, too, if nothing needs the result.
         transparent: whether, if an operand holds a nan, so does the result, unless it is empty.
     """
 
     __slots__ = (
         *("arguments", "elementwise", "function", "hopeful", "into", "options"),
-        *("result", "transparent"),
+        *("raises", "result", "transparent"),
     )
 
     def __init__(
@@ -97,7 +98,7 @@ class Call:
     ) -> None:
         self.function, self.arguments, self.options = function, arguments, options
         self.into, self.elementwise = into, elementwise
-        self.hopeful = False
+        self.hopeful = self.raises = False
         self.transparent = function in _TRANSPARENT
         self.result: Any = None
 
@@ -141,7 +142,7 @@ class Symbol:
         )
 
     def one_hot(self, classes: int, dtype: Any = None) -> Any:
-        return self.calls.call(_one_hot, (np.eye(classes, dtype=dtype), self), {})
+        return self.calls.one_hot(self, classes, dtype)
 
     def __add__(self, other: Any) -> Any:
         return self.calls.ufunc(np.add, self, other)
@@ -223,6 +224,7 @@ class Calls:
         self.all: list[Call] = []
         self._peaks: dict[Symbol, Symbol] = {}  # of a maximum taken for finite, what it is of
         self.unseen: set[Symbol] = set()  # those of them that are not yet part of a difference
+        self._one_hots: set[Symbol] = set()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(arrays, name)
@@ -264,14 +266,40 @@ class Calls:
             return peak
         return self.call(function, arguments, options, into, elementwise=False)
 
+    def one_hot(self, indices: Symbol, classes: int, dtype: Any) -> Symbol:
+        """Rows with a one at each index; a hopeful call leaves it to a nan to show a wrong one."""
+        if self.hopeful and classes <= MANY:
+            rows = np.eye(classes + 2, classes, -1, dtype=dtype or np.float64)
+            rows[[0, -1]] = np.nan
+            result = self.call(_one_hot, (rows, indices), {})
+            self.all[-1].hopeful = True
+        else:
+            made = functools.partial(array_rules.one_hot, classes=classes, dtype=dtype)
+            result = self.call(made, (indices,), {})
+        self._one_hots.add(result)
+        return result
+
     def _reduction(self, reduce: Any, x: Any, axis: Any = None, keepdims: Any = False) -> Any:
         if reduce is _REDUCTIONS["sum"]:
-            total = _only_term(x, axis, keepdims)
+            total = self._only_term(x, axis, keepdims)
             if total is None and not self.exact:
                 total = self._short_sum(x, axis, keepdims)
             if total is not None:
                 return total
         return self.call(reduce, (x, axis, None, OUT, bool(keepdims)), {}, reduce)
+
+    def _only_term(self, x: Symbol, axis: Any, keepdims: Any) -> Any:
+        """The sum over the classes of c * one_hot(...), of a finite number c: it is c."""
+        call = x.call
+        if not call or call.function is not np.multiply or axis not in (-1, x.ndim - 1):
+            return None
+        for c, one in (call.arguments, call.arguments[::-1]):
+            is_one_hot = isinstance(one, Symbol) and one.call and one in self._one_hots
+            if is_one_hot and not isinstance(c, Symbol) and np.size(c) == 1:
+                one.call.raises = True
+                shape = (*x.shape[:-1], 1) if keepdims else x.shape[:-1]
+                return np.full(shape, c, x.dtype) if np.isfinite(c).all() else None
+        return None
 
     def _short_sum(self, x: Symbol, axis: Any, keepdims: Any) -> Symbol | None:
         """A sum as a product with ones, or of the factors of its terms; None if it is neither."""
@@ -378,22 +406,6 @@ def _as_number(x: Any, redundant: bool) -> Any:
         return x
     first = x.ravel()[:1]
     return first.reshape(()) if x.tobytes() == first.tobytes() * x.size else x
-
-
-def _only_term(x: Symbol, axis: Any, keepdims: Any) -> Any:
-    """The sum over the classes of c * one_hot(...), of a finite number c: it is c."""
-    call = x.call
-    if not call or call.function is not np.multiply or axis not in (-1, x.ndim - 1):
-        return None
-    for c, one in (call.arguments, call.arguments[::-1]):
-        if _is_one_hot(one) and not isinstance(c, Symbol) and np.size(c) == 1:
-            shape = (*x.shape[:-1], 1) if keepdims else x.shape[:-1]
-            return np.full(shape, c, x.dtype) if np.isfinite(c).all() else None
-    return None
-
-
-def _is_one_hot(x: Any) -> bool:
-    return isinstance(x, Symbol) and x.call is not None and x.call.function is _one_hot
 
 
 def _is_like(x: Any, other: Symbol) -> bool:

@@ -229,7 +229,7 @@ def _needed(every: Sequence[Call], wanted: Sequence[Any]) -> list[Call]:
     needed = {x for x in wanted if isinstance(x, Symbol)}
     calls = []
     for call in reversed(every):
-        if call.result in needed:
+        if call.result in needed or call.raises:
             calls.append(call)
             needed.update(x for x in flat(call.arguments) if isinstance(x, Symbol))
     return calls[::-1]
