@@ -119,6 +119,10 @@ class Node:
     def label(self, text: str) -> None:
         if not isinstance(text, str):
             raise wrong_kind("label", "a str", text)
+        place = self._place
+        if type(place) is Scope:  # as nearly always
+            self._place = Label(text, place) if text else place
+            return
         line, hooks = self.line, hooks_of(self)
         needed = text or line or hooks
         self._place = Label(text, self.scope, line, hooks) if needed else self.scope

@@ -249,6 +249,7 @@ def _structural(rule: ArrayRule) -> Callable[..., Any]:
         parameters: tuple[Any, ...] = (),
         options: dict[str, Any] = _NO_OPTIONS,
     ) -> Any:
+        state = current_state()
         data: list[Any] = []
         tracked = False
         kept: Sequence[Any] = operands
@@ -256,24 +257,23 @@ def _structural(rule: ArrayRule) -> Callable[..., Any]:
         for x in operands:
             if isinstance(x, Tensor):
                 data.append(x._array if x._holders == _RECORDED else x._read())
-                tracked = tracked or x.rule is not UNTRACKED
+                if x.rule is not UNTRACKED:
+                    tracked = True
             else:
                 constants = True
                 data.append(_array_of(x, rule, len(data)))
         if constants:
             kept = _kept(operands, data)
         try:
-            if parameters:
+            if takes_sequence or parameters or options:
                 parameters = tuple(map(_frozen, parameters))
-            if options:
                 options = {name: _frozen(p) for name, p in options.items()}
-            if takes_sequence:
-                result = value(arrays, data, *parameters, **options)
+                given = (data,) if takes_sequence else data
+                result = value(arrays, *given, *parameters, **options)
             else:
-                result = value(arrays, *data, *parameters, **options)
+                result = value(arrays, *data)
         except Exception as error:
             raise explained(rule, data, parameters, options, error) from None
-        state = current_state()
         if type(state) is Scope:
             scope: Scope | None = state
             observers: tuple[Observer, ...] = ()
@@ -286,9 +286,7 @@ def _structural(rule: ArrayRule) -> Callable[..., Any]:
         locals_: list[Any] = []
         for i, x in enumerate(operands):
             if isinstance(x, Tensor) and x.rule is not UNTRACKED:
-                local = Structural(rule, i, data, result)
-                local.parameters, local.options = parameters, options
-                locals_.append(local)
+                locals_.append(Structural(rule, i, data, result, parameters, options))
             else:
                 locals_.append(None)
         node = _node(rule, *_slots(kept, locals_), result, scope)

@@ -254,9 +254,8 @@ def local_at(node: Node, which: int, operands: list[Any], result: Any) -> Any:
     if isinstance(node, Tensor):
         if isinstance(rule, Rule):
             return Elementwise(rule, which, operands, result)
-        local, recorded = Structural(rule, which, operands, result), node.locals[which]
-        local.parameters, local.options = recorded.parameters, recorded.options
-        return local
+        recorded = node.locals[which]
+        return Structural(rule, which, operands, result, recorded.parameters, recorded.options)
     partial = rule.partials[which]
     return partial(floats, *operands, result) if callable(partial) else partial
 

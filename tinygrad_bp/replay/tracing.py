@@ -629,8 +629,7 @@ def _link(
     for i, x in enumerate(operands):
         if isinstance(x, TracedTensor) and x.rule is not UNTRACKED:
             if isinstance(rule, ArrayRule):
-                locals_[i] = Structural(rule, i, data, node._array)
-                locals_[i].parameters, locals_[i].options = parameters, options
+                locals_[i] = Structural(rule, i, data, node._array, parameters, options)
             elif rule.partials[i] is not None:
                 locals_[i] = Elementwise(rule, i, data, node._array)
     if any(local is not None for local in locals_):
