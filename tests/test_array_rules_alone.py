@@ -66,6 +66,13 @@ def test_ways_of_forward_mode_are_known_by_name():
         structural(twice_dx, forward="other", table=None)(twice)
 
 
+def test_flags_of_a_rule_are_flags():
+    with refusal(TypeError, "takes_sequence: expected True or False, got str 'no'"):
+        structural(twice_dx, takes_sequence="no", table=None)
+    with refusal(TypeError, "analytic: expected True or False, got NoneType"):
+        structural(twice_dx, analytic=None, table=None)
+
+
 def test_apply_and_pull_of_operands_and_of_a_sequence():
     rule = structural(twice_dx, table=None)(twice)
     x = np.array([1.0, 2.0])
