@@ -705,6 +705,26 @@ def test_norm_at_zero():
     assert y.grad == 0.0
 
 
+def test_norm_at_zero_is_flat_in_every_order_and_mode():
+    """As it is chosen there; along any line |x| has no second derivative at 0, which is inf."""
+    zero, v = np.zeros(2), np.array([3.0, 4.0])
+
+    def slope(x):
+        return tb.jvp(tb.norm, (x,), (v,))[1]
+
+    assert tb.jvp(slope, (zero,), (v,)) == (0.0, 0.0)
+    assert tb.grad(slope)(zero).tolist() == [0.0, 0.0]
+    assert tb.hessian(tb.norm)(zero).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_norm_of_unit_vectors():
+    x = Tensor([[1.0, 0.0], [0.0, -1.0]])
+    y = tb.norm(x, axis=1)
+    y.sum().backward()
+    assert y.data.tolist() == [1.0, 1.0]
+    assert x.grad.tolist() == [[1.0, 0.0], [0.0, -1.0]]
+
+
 @pytest.mark.parametrize(
     ("x", "gradient"),
     [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinygrad_bp as tb
-from tinygrad_bp import Tensor, array_rules
+from tinygrad_bp import Tensor, array_rules, arrays
 from tinygrad_bp.array_rules import ARRAY_RULES, ArrayRule, explicit, structural
 
 
@@ -340,6 +340,23 @@ X = Tensor(np.arange(6.0).reshape(2, 3))
 def test_what_each_error_says(call, error, message):
     with refusal(error, message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("expand_dims", ("0",), "axis: expected an int or a tuple of ints, got str '0'"),
+        ("flip", ("0",), "axis: expected an int or a tuple of ints, got str '0'"),
+        ("logsumexp", (None, "no"), "keepdims: expected True or False, got str 'no'"),
+        ("pad", (1, "0"), "constant_values: expected a real number, got str '0'"),
+        ("tril", ("0",), "k: expected an integer, got str '0'"),
+        ("triu", ("0",), "k: expected an integer, got str '0'"),
+    ],
+)
+def test_what_a_rule_itself_says(name, arguments, message):
+    """Without a Tensor, which would look for the reason a second time."""
+    with refusal(TypeError, f"{name}: {message}"):
+        ARRAY_RULES[name].value(arrays, np.ones((2, 3)), *arguments)
 
 
 def test_one_hot_of_nothing_and_of_what_is_recorded():
