@@ -732,6 +732,7 @@ def test_norm_of_unit_vectors():
         ([0.0, 0.0, 3.0], [0.0, 0.0, 0.0]),
         ([2.0, 3.0, 4.0], [12.0, 8.0, 6.0]),
         ([1e-200, 1e-200], [1e-200, 1e-200]),  # the product underflows; its derivative does not
+        ([1e-160, 1e-155], [1e-155, 1e-160]),  # or has lost digits
         ([1e200, 1e200], [1e200, 1e200]),
         ([inf, 2.0], [2.0, inf]),
         ([inf, 0.0], [0.0, inf]),
