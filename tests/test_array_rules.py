@@ -6,6 +6,7 @@ formulas written here, never through the rules.
 
 import math
 import pickle
+import string
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tinygrad_bp as tb
-from tinygrad_bp import Tensor
+from tinygrad_bp import Tensor, arrays
 from tinygrad_bp.array_rules import ARRAY_RULES, explicit, getitem, scaled_sum, scatter
 
 nan, inf = math.nan, math.inf
@@ -517,6 +518,12 @@ def test_astype():
             x.astype(dtype)
 
 
+def test_the_gradient_of_a_narrow_array_is_narrow_before_the_sweep_sees_to_it():
+    narrow = np.ones(2, np.float32)
+    g = ARRAY_RULES["astype"].pull(arrays, 0, np.ones(2), None, [narrow], (np.float64,), {})
+    assert g.dtype == np.float32
+
+
 @every_case
 def test_float32_in_float32_out(case):
     operands = [np.asarray(x, np.float32) for x in case.operands]
@@ -595,6 +602,16 @@ def test_reductions_of_any_shape(data):
     call, formula = data.draw(st.sampled_from(pairs))
     options = {"axis": axis, "keepdims": keepdims}
     agrees(lambda x: call(x, **options), lambda x: formula(x, **options), [numbers(*shape)])
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("f", [tb.sum, tb.mean, tb.prod, tb.max])
+def test_a_single_number_may_be_reduced_as_if_it_had_an_axis(f, axis):
+    """numpy allows it for sums, products and choices."""
+    x = Tensor(3.0)
+    y = f(x, axis=axis)
+    y.backward()
+    assert (y.shape, y.item(), x.grad.item()) == ((), 3.0, 1.0)
 
 
 @given(hnp.mutually_broadcastable_shapes(signature=np.matmul.signature, max_dims=2, max_side=3))
@@ -688,6 +705,26 @@ def test_norm_at_zero():
     assert y.grad == 0.0
 
 
+def test_norm_at_zero_is_flat_in_every_order_and_mode():
+    """As it is chosen there; along any line |x| has no second derivative at 0, which is inf."""
+    zero, v = np.zeros(2), np.array([3.0, 4.0])
+
+    def slope(x):
+        return tb.jvp(tb.norm, (x,), (v,))[1]
+
+    assert tb.jvp(slope, (zero,), (v,)) == (0.0, 0.0)
+    assert tb.grad(slope)(zero).tolist() == [0.0, 0.0]
+    assert tb.hessian(tb.norm)(zero).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_norm_of_unit_vectors():
+    x = Tensor([[1.0, 0.0], [0.0, -1.0]])
+    y = tb.norm(x, axis=1)
+    y.sum().backward()
+    assert y.data.tolist() == [1.0, 1.0]
+    assert x.grad.tolist() == [[1.0, 0.0], [0.0, -1.0]]
+
+
 @pytest.mark.parametrize(
     ("x", "gradient"),
     [
@@ -695,6 +732,7 @@ def test_norm_at_zero():
         ([0.0, 0.0, 3.0], [0.0, 0.0, 0.0]),
         ([2.0, 3.0, 4.0], [12.0, 8.0, 6.0]),
         ([1e-200, 1e-200], [1e-200, 1e-200]),  # the product underflows; its derivative does not
+        ([1e-160, 1e-155], [1e-155, 1e-160]),  # or has lost digits
         ([1e200, 1e200], [1e200, 1e200]),
         ([inf, 2.0], [2.0, inf]),
         ([inf, 0.0], [0.0, inf]),
@@ -737,6 +775,22 @@ def test_softmax_family_does_not_see_a_shift(shift):
         np.testing.assert_allclose(
             swept(f, [x + shift], g)[0], swept(f, [x], g)[0], rtol=1e-13, atol=1e-15
         )
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_each_row_is_shifted_by_its_own_maximum(axis):
+    """Next to a row at 0, one at -2000 keeps its digits, where exp(-2000) has none."""
+    rows = np.array([[0.0, math.log(3.0)], [-2000.0, -2000.0 + math.log(3.0)]])
+    log_sums = np.array([math.log(4.0), -2000.0 + math.log(4.0)])
+    x = rows.T if axis == 0 else rows
+    for f, expected in [
+        (tb.logsumexp, log_sums),
+        (tb.softmax, [[0.25, 0.75]] * 2),
+        (tb.log_softmax, rows - log_sums[:, None]),
+    ]:
+        got = f(Tensor(x), axis).data
+        # log 3 has lost 4 digits to the 2000 that it was added to
+        np.testing.assert_allclose(got.T if axis == 0 else got, expected, rtol=1e-12)
 
 
 def test_minus_infinity_has_probability_zero():
@@ -821,7 +875,7 @@ def test_no_largest_of_nothing(f):
 # --- the rest -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("axis", [0, 1, -1, -2])
 @pytest.mark.parametrize("sections", [1, 2, [1], [1, 3], (0, 2), [2, 2], np.array([1, 2])], ids=str)
 def test_split(sections, axis):
     x = numbers(4, 6)
@@ -834,6 +888,13 @@ def test_split(sections, axis):
     sum((i + 1.0) * part.sum() for i, part in enumerate(parts)).backward()
     gradient = [np.full(a.shape, i + 1.0) for i, a in enumerate(expected)]
     np.testing.assert_array_equal(leaf.grad, np.concatenate(gradient, axis))
+
+
+@pytest.mark.parametrize(("shape", "sections"), [((4, 2), 4), ((0, 3), 1), ((0, 3), 2)])
+def test_split_into_the_smallest_parts(shape, sections):
+    x = numbers(*shape)
+    parts = tb.split(Tensor(x), sections)
+    assert [part.data.tolist() for part in parts] == [y.tolist() for y in np.split(x, sections)]
 
 
 @pytest.mark.parametrize("sections", [0, -1, 4])
@@ -869,10 +930,22 @@ def test_one_hot():
             tb.one_hot(bad, 2)
 
 
+@pytest.mark.parametrize("classes", [63, 64, 65, 200])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_hot_of_many_classes(classes, dtype):
+    indices = np.array([[0, classes - 1, 5], [62, 1, 5]])
+    rows = tb.one_hot(indices, classes, dtype)
+    assert rows.dtype == dtype
+    np.testing.assert_array_equal(rows, indices[..., None] == np.arange(classes))
+
+
 def test_getitem_and_scatter_are_transposes():
     x, index = Tensor(numbers(5)), np.array([0, 0, 3])
     back = scatter(getitem(x, index), index, (5,))
     np.testing.assert_allclose(back.data, x.data * [2, 0, 0, 1, 0], rtol=1e-15)
+
+
+UPPER = string.ascii_uppercase
 
 
 @pytest.mark.parametrize(
@@ -884,6 +957,8 @@ def test_getitem_and_scatter_are_transposes():
         ("...i", [3], (["ABi"], "ABi")),
         ("...A,...A", [3, 2], (["BCA", "CA"], "BC")),
         ("i...->...", [1], (["i"], "")),
+        (UPPER + "...->...", [27], ([UPPER + "a"], "a")),
+        ("b...,a...", [2, 1], (["bA", "a"], "Aab")),
     ],
 )
 def test_explicit_subscripts(subscripts, ranks, expected):

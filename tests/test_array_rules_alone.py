@@ -1,6 +1,7 @@
 """What a structural rule is, apart from its mathematics: table entry, call, refusals."""
 
 import inspect
+import math
 import re
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinygrad_bp as tb
-from tinygrad_bp import Tensor, array_rules
+from tinygrad_bp import Tensor, array_rules, arrays
 from tinygrad_bp.array_rules import ARRAY_RULES, ArrayRule, explicit, structural
 
 
@@ -66,6 +67,13 @@ def test_ways_of_forward_mode_are_known_by_name():
         structural(twice_dx, forward="other", table=None)(twice)
 
 
+def test_flags_of_a_rule_are_flags():
+    with refusal(TypeError, "takes_sequence: expected True or False, got str 'no'"):
+        structural(twice_dx, takes_sequence="no", table=None)
+    with refusal(TypeError, "analytic: expected True or False, got NoneType"):
+        structural(twice_dx, analytic=None, table=None)
+
+
 def test_apply_and_pull_of_operands_and_of_a_sequence():
     rule = structural(twice_dx, table=None)(twice)
     x = np.array([1.0, 2.0])
@@ -74,7 +82,9 @@ def test_apply_and_pull_of_operands_and_of_a_sequence():
     assert list(rule.pull(np, 0, x, None, [x], (3.0,), {})) == [3.0, 6.0]
     assert list(rule.pull(np, 0, x, None, [x], (), {"times": 4.0})) == [4.0, 8.0]
     rule = structural(joined_dx, takes_sequence=True, table=None)(joined)
-    assert list(rule.apply(np, [x, x], (), {"axis": 0})) == [1.0, 2.0, 1.0, 2.0]
+    assert list(rule.apply(np, [x, x], (), {})) == [1.0, 2.0, 1.0, 2.0]
+    for way in ((1,), {}), ((), {"axis": 1}):
+        assert rule.apply(np, [x[None], x[None]], *way).shape == (1, 4)
     assert rule.pull(np, 1, 5.0, None, [x, x], (7,), {}) == (5.0, 1, 2, 7)
     assert rule.pull(np, 1, 5.0, None, [x, x], (), {"axis": 8}) == (5.0, 1, 2, 8)
 
@@ -137,6 +147,10 @@ def test_what_a_call_refuses():
         tb.matmul(Tensor([1.0]))
     with refusal(TypeError, message.replace("twice", "matmul").replace("ndarray", "int, float")):
         tb.matmul(1, 2.0)
+    with refusal(
+        TypeError, message.replace("twice", "stack").replace("ndarray", ", ".join(["int"] * 5))
+    ):
+        tb.stack([1] * 6)  # of many, the first five
     rule = structural(joined_dx, takes_sequence=True, table=None)(joined)
     with refusal(TypeError, "joined: expected a list or tuple of arrays first, got nothing"):
         rule()
@@ -174,6 +188,57 @@ X = Tensor(np.arange(6.0).reshape(2, 3))
             lambda: tb.einsum("ij,jk", X),
             ValueError,
             "einsum: subscripts 'ij,jk' name 2 operands, got 1",
+        ),
+        (
+            lambda: tb.einsum("i,ij", np.ones(3), np.ones((3, 2))),
+            TypeError,
+            "einsum: operands: expected a Tensor or Values among them, got ndarray of shape (3,)",
+        ),
+        (
+            lambda: tb.logsumexp(X, keepdims="no"),
+            TypeError,
+            "logsumexp: keepdims: expected True or False, got str 'no'",
+        ),
+        (
+            lambda: tb.pad(X, 1.5),
+            TypeError,
+            "pad: pad_width: expected an int, a pair, or a pair for each axis, got float 1.5",
+        ),
+        (
+            lambda: tb.pad(X, (0, -1)),
+            TypeError,
+            "pad: pad_width: expected an int, a pair, or a pair for each axis, "
+            "got tuple of length 2",
+        ),
+        (
+            lambda: tb.pad(X, 1, "0"),
+            TypeError,
+            "pad: constant_values: expected a real number, got str '0'",
+        ),
+        (
+            lambda: tb.tril(X, "0"),
+            TypeError,
+            "tril: k: expected an integer, got str '0'",
+        ),
+        (
+            lambda: tb.triu(X, "0"),
+            TypeError,
+            "triu: k: expected an integer, got str '0'",
+        ),
+        (
+            lambda: tb.take_along_axis(X, [[0], [1]], 1),
+            TypeError,
+            "take_along_axis: indices: expected an array of integers, got list of length 2",
+        ),
+        (
+            lambda: tb.expand_dims(X, "0"),
+            TypeError,
+            "expand_dims: axis: expected an int or a tuple of ints, got str '0'",
+        ),
+        (
+            lambda: tb.flip(X, (0, True)),
+            TypeError,
+            "flip: axis: expected an int or a tuple of ints, got tuple of length 2",
         ),
         (
             lambda: tb.einsum("ijk", X),
@@ -221,6 +286,41 @@ X = Tensor(np.arange(6.0).reshape(2, 3))
             "split: sections: axis 1 of length 3 has no 0 equal parts",
         ),
         (
+            lambda: tb.split(X, 1, "0"),
+            TypeError,
+            "split: axis: expected an integer, got str '0'",
+        ),
+        (
+            lambda: tb.split(X, 1, 2),
+            IndexError,
+            "split: axis: expected one of 2, got 2",
+        ),
+        (
+            lambda: tb.split(X, 1, -3),
+            IndexError,
+            "split: axis: expected one of 2, got -3",
+        ),
+        (
+            lambda: tb.split(X, "0"),
+            TypeError,
+            "split: sections: expected a list of positions, got str '0'",
+        ),
+        (
+            lambda: tb.split(X, [1, "0"]),
+            TypeError,
+            "split: sections: expected an integer, got str '0'",
+        ),
+        (
+            lambda: tb.one_hot([0], 0),
+            ValueError,
+            "one_hot: classes: expected a positive integer, got 0",
+        ),
+        (
+            lambda: tb.one_hot([0], 2, np.int64),
+            TypeError,
+            "one_hot: dtype: expected float32 or float64, got int64",
+        ),
+        (
             lambda: tb.one_hot([0.0], 2),
             TypeError,
             "one_hot: indices: expected integers, got list of length 1",
@@ -240,6 +340,23 @@ X = Tensor(np.arange(6.0).reshape(2, 3))
 def test_what_each_error_says(call, error, message):
     with refusal(error, message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("expand_dims", ("0",), "axis: expected an int or a tuple of ints, got str '0'"),
+        ("flip", ("0",), "axis: expected an int or a tuple of ints, got str '0'"),
+        ("logsumexp", (None, "no"), "keepdims: expected True or False, got str 'no'"),
+        ("pad", (1, "0"), "constant_values: expected a real number, got str '0'"),
+        ("tril", ("0",), "k: expected an integer, got str '0'"),
+        ("triu", ("0",), "k: expected an integer, got str '0'"),
+    ],
+)
+def test_what_a_rule_itself_says(name, arguments, message):
+    """Without a Tensor, which would look for the reason a second time."""
+    with refusal(TypeError, f"{name}: {message}"):
+        ARRAY_RULES[name].value(arrays, np.ones((2, 3)), *arguments)
 
 
 def test_one_hot_of_nothing_and_of_what_is_recorded():
@@ -271,6 +388,19 @@ def test_products_of_vectors_and_stacks_with_axes_of_length_one(stack):
     z.backward(np.ones(z.shape))
     np.testing.assert_array_equal(x.grad, y.data.reshape(-1, stack[-1]).sum(axis=0))
     np.testing.assert_array_equal(y.grad, np.broadcast_to(x.data, stack))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4, 2, 3), (1, 4, 2, 3), (3, 0, 2)])
+def test_rows_of_a_stack_are_those_of_one_matrix(shape):
+    x = np.arange(float(np.prod(shape))).reshape(shape)
+    rows = array_rules._rows(np, x)
+    assert rows.shape == (math.prod(shape[:-1]), shape[-1])
+    assert rows.ravel().tolist() == x.ravel().tolist()
+
+
+def test_what_is_left_out_of_a_product_is_told_by_truth_values():
+    mask = array_rules._identity(2)
+    assert (mask.dtype, mask.tolist()) == (bool, [[True, False], [False, True]])
 
 
 # How a tangent passes: what follows from the mathematics of each operation.

@@ -99,8 +99,12 @@ def test_what_each_error_says():
     with pytest.raises(TypeError, match=exactly("hook: expected a function, got str")):
         a.register_hook("print")
     message = "root: expected a Value or a Tensor, got float 1.0"
-    with pytest.raises(TypeError, match=exactly(message)):
-        graph.backward(1.0)
+    for begin in (graph.backward, graph.leaf_gradients, sweep, topological_order):
+        with pytest.raises(TypeError, match="^" + exactly(message)):
+            list(begin(1.0))
+    message = "leaves_only: expected True or False, got str 'no'"
+    with pytest.raises(TypeError, match="^" + exactly(message)):
+        graph.backward(a, leaves_only="no")
     a.rule = UNTRACKED
     message = "register_hook: this node requires no gradient, and is never visited"
     with pytest.raises(ValueError, match="^" + exactly(message)):
@@ -167,6 +171,19 @@ def test_gradients_are_returned_and_stored_nowhere():
     assert graph.gradients(d, Fraction(2), [c]) == [None]  # its memory was free to be used again
 
 
+def test_gradients_of_all_leaves_are_set_when_they_are_committed():
+    a, b = Plain(), Plain()
+    c = Plain((a, 2), (b, 3))
+    d = Plain((c, 5), (a, 7))
+    assert graph.leaf_gradients(d) == {a: 17, b: 15}
+    found = graph.leaf_gradients(d, 2)
+    assert found == {a: 34, b: 30}
+    assert all(node._grad is None for node in (a, b, c, d))
+    b._grad = 100
+    graph.commit(found, found)
+    assert [node._grad for node in (a, b, c, d)] == [34, 130, None, None]
+
+
 def test_an_order_that_is_known_is_not_searched_again(monkeypatch):
     a = Plain()
     b = Plain((a, 2))
@@ -175,8 +192,20 @@ def test_an_order_that_is_known_is_not_searched_again(monkeypatch):
     assert graph.gradients(b, 3, [a], order) == [6]
 
 
-@pytest.mark.parametrize("leaves_only", [True, False])
-def test_gradients_of_inner_nodes_are_let_go_of_on_the_way(leaves_only):
+def backward_to_leaves(root):
+    graph.backward(root, leaves_only=True)
+
+
+def leaf_gradients_committed(root):
+    found = graph.leaf_gradients(root)
+    graph.commit(found, found)
+
+
+@pytest.mark.parametrize(
+    ("differentiate", "most"),
+    [(backward_to_leaves, 2), (leaf_gradients_committed, 2), (graph.backward, 5)],
+)
+def test_gradients_of_inner_nodes_are_let_go_of_on_the_way(differentiate, most):
     """Where only the leaves' are wanted, an inner one lives until its node has been visited."""
     made = []
 
@@ -197,8 +226,8 @@ def test_gradients_of_inner_nodes_are_let_go_of_on_the_way(leaves_only):
     b = a
     for kind in (Plain, Plain, Plain, Plain, Root):
         b = kind((b, Local()))
-    graph.backward(b, leaves_only=leaves_only)
-    assert a._grad.alive == (2 if leaves_only else 5)  # the last, and the one before it
+    differentiate(b)
+    assert a._grad.alive == most  # the last, and the one before it; or all of them
 
 
 def test_arithmetic_is_done_where_the_root_wants_it():
@@ -221,9 +250,10 @@ def test_arithmetic_is_done_where_the_root_wants_it():
     b = Careful((a, Local()))
     graph.backward(b)
     graph.gradients(b, 1, [a])
+    graph.leaf_gradients(b)
     for _ in sweep(b):
         assert entered == [0]  # not while others work
-    assert inside == [1, 1, 1]
+    assert inside == [1, 1, 1, 1]
 
 
 # --- hooks --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 from oracles import DIGITS, EPS, FORMULAS, TINY, truth
 
+import tinygrad_bp as tb
 from tinygrad_bp import floats, rules
 from tinygrad_bp.rules import RULES, Rule
 from tinygrad_bp.value import Value
@@ -207,6 +208,62 @@ def test_complex_step(rule, data):
             slope = float(rule.value(COMPLEX, *aside).imag) / 1e-30
         # no difference is taken, so no digits are lost but to the terms of a sum (silu, gelu)
         assert slope == pytest.approx(partial_at(rule, i, point), rel=1e-13, abs=1e-14)
+
+
+SPECIAL = [0.0, 1.0, -1.0, 0.5, 2.0]  # where formulas branch, and two points where none does
+
+
+def special_points(rule):
+    """Those inside the domain."""
+    inside = [[x for x in SPECIAL if low <= x <= high] for low, high in rule.domain]
+    return itertools.product(*inside)
+
+
+def higher(rule, places, point):
+    """A derivative of higher order: by the operands at these places, one after the other."""
+    derivative = rule
+    for i in places:
+        derivative = tb.grad(derivative, i)
+    return derivative(*point)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(
+    "rule", [r for r in RULES.values() if not r.kinks and None not in r.partials], ids=repr
+)
+def test_derivatives_of_higher_order(rule, order):
+    """Of the partials, which are programs of their own: also exactly where these branch."""
+    for point in special_points(rule):
+        for places in itertools.product(range(rule.arity), repeat=order):
+            times = tuple(map(places.count, range(rule.arity)))
+            with mpmath.workdps(50):
+                exact = mpmath.diff(FORMULAS[rule.name], tuple(map(mpmath.mpf, point)), times)
+            # Terms of size up to 100 cancel in some, as in the third derivative of arctan2.
+            got = higher(rule, places, point)
+            assert got == pytest.approx(float(exact), rel=1e-13, abs=1e-13), (point, places)
+
+
+@pytest.mark.parametrize("rule", [r for r in RULES.values() if r.kinks], ids=repr)
+def test_a_kink_is_on_one_side_throughout(rule):
+    """What is chosen there is a derivative of one smooth function: the order does not matter."""
+    for point in itertools.product(SPECIAL, repeat=rule.arity):
+        for i, j in itertools.combinations(range(rule.arity), 2):
+            assert higher(rule, (i, j), point) == higher(rule, (j, i), point)
+
+
+@pytest.mark.parametrize(
+    ("name", "point", "places", "expected"),
+    [
+        ("absolute", (0.0,), (0, 0), 0.0),
+        ("leaky_relu", (0.0, 0.25), (0, 1), 1.0),  # of slope * x
+        ("elu", (0.0, 0.5), (0, 0), 0.5),  # of alpha * (exp(x) - 1)
+        ("elu", (0.0, 0.5), (0, 1), 1.0),
+        ("power", (2.0, 0.0), (0, 1), 0.5),  # x**y is 1 + y*log(x) there
+        ("silu", (0.0,), (0, 0), 0.5),  # x/2 + x**2/4
+    ],
+)
+def test_second_derivatives_by_hand(name, point, places, expected):
+    assert higher(RULES[name], places, point) == expected
 
 
 @pytest.mark.parametrize("rule", [r for r in RULES.values() if r.textbook], ids=lambda r: r.name)

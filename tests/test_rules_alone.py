@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import math
 import re
 from types import SimpleNamespace
 
@@ -70,6 +71,50 @@ def test_partials_and_domains_for_every_operand():
     message = "double has 2 operands, but 2 partials and 3 domains"
     with pytest.raises(ValueError, match=exactly(message)):
         elementwise(2.0, 1.0, domain=((0, 1),) * 3, table=None)(double)
+
+
+AN_INTERVAL = "an interval (low, high), or one for each operand"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kinks": None}, "kinks: expected a str, got NoneType"),
+        ({"analytic": "no"}, "analytic: expected True or False, got str 'no'"),
+        ({"textbook": "1"}, "textbook: expected a function, got str '1'"),
+        ({"textbook": (double, None)}, "textbook: expected a function, got NoneType"),
+        ({"domain": 3.0}, f"domain: expected {AN_INTERVAL}, got float 3.0"),
+        ({"domain": ()}, f"domain: expected {AN_INTERVAL}, got tuple of length 0"),
+        ({"domain": (1.0,)}, f"domain: expected {AN_INTERVAL}, got tuple of length 1"),
+        ({"domain": (1.0, 2.0, 3.0)}, f"domain: expected {AN_INTERVAL}, got tuple of length 3"),
+        ({"domain": [1.0, "2"]}, f"domain: expected {AN_INTERVAL}, got list of length 2"),
+        ({"domain": ("1", 2.0)}, f"domain: expected {AN_INTERVAL}, got str '1'"),
+        ({"domain": ((1.0, 2.0), 3.0)}, f"domain: expected {AN_INTERVAL}, got float 3.0"),
+        ({"domain": (2.0, 1.0)}, f"domain: expected {AN_INTERVAL}, got tuple of length 2"),
+        ({"domain": (1.0, 1.0)}, f"domain: expected {AN_INTERVAL}, got tuple of length 2"),
+        ({"domain": (1.0, math.nan)}, f"domain: expected {AN_INTERVAL}, got tuple of length 2"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_said_of_a_rule(options, message):
+    with pytest.raises(TypeError, match=exactly(message)):
+        elementwise(2.0, **options, table=None)
+
+
+def test_what_is_no_partial():
+    for bad in ("1", True):
+        kind = type(bad).__name__
+        message = f"dx, more: expected a function, a number or None, got {kind} {bad!r}"
+        for partials in ((bad,), (None, bad), (double, 2.0, bad)):
+            with pytest.raises(TypeError, match=exactly(message)):
+                elementwise(*partials, table=None)
+
+
+def test_intervals_may_be_lists():
+    for domain in ([1, 2], [[1, 2]], [[1, 2], [1, 2]]):
+        rule = elementwise(2.0, 1.0, domain=domain, table=None)(double)
+        assert rule.domain == ((1.0, 2.0), (1.0, 2.0))
+        assert all(type(end) is float for interval in rule.domain for end in interval)
 
 
 def test_what_a_call_refuses():

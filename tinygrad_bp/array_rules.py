@@ -210,7 +210,7 @@ def sum_to(m: M, g: X, shape: tuple[int, ...]) -> X:
     if g.shape == shape:
         return g
     repeated = tuple(i for i, (n, big) in enumerate(zip(shape, g.shape, strict=True)) if n != big)
-    return m.sum(g, axis=repeated, keepdims=True) if repeated else g
+    return m.sum(g, axis=repeated, keepdims=True)
 
 
 # --- products of arrays -------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def matmul_dy(m: M, g: X, z: X, x: X, y: X) -> X:
 def matmul(m: M, x: X, y: X) -> X:
     """x @ y: of vectors, matrices, and stacks of matrices"""
     if x.ndim > 2 and y.ndim == 2:
-        return m.reshape(m.matmul(_rows(m, x), y), (*x.shape[:-1], y.shape[-1]))
+        return m.reshape(m.matmul(_rows(m, x), y), (*x.shape[:-1], y.shape[1]))
     return m.matmul(x, y)
 
 
@@ -351,8 +351,7 @@ def explicit(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
         raise ValueError(f"einsum: {subscripts!r} has '...' on the left but not on the right")
     if arrow:
         return spelled, output.replace("...", dots)
-    letters = left.replace("...", "").replace(",", "")
-    return spelled, dots + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    return spelled, dots + "".join(sorted(c for c in left if c.isalpha() and left.count(c) == 1))
 
 
 @structural(einsum_dx, takes_sequence=True, forward="multilinear")
@@ -471,8 +470,7 @@ def prod(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
 
 
 def cumsum_dx(m: M, g: X, y: X, x: X, axis: int | None = None) -> X:
-    along = 0 if axis is None else axis
-    return m.reshape(m.flip(m.cumsum(m.flip(g, along), along), along), x.shape)
+    return m.reshape(m.flip(m.cumsum(m.flip(g, axis), axis), axis), x.shape)
 
 
 @structural(cumsum_dx, forward="linear")
@@ -484,7 +482,7 @@ def cumsum(m: M, x: X, axis: int | None = None) -> X:
 def norm_dx(m: M, g: X, y: X, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     """x/|x|; at the zero vector, where there is none, 0: the least of the subgradients."""
     length = _restore(m, y, x, axis, keepdims)
-    direction = m.where(length == 0, 0.0, m.divide(x, m.where(length == 0, 1.0, length)))
+    direction = m.where(length == 0, 0.0, m.divide(x, length))
     return m.azmul(_restore(m, g, x, axis, keepdims), direction)
 
 
@@ -768,7 +766,7 @@ def split(x: Any, sections: Any, axis: int = 0) -> list[Any]:
             along = f"axis {axis} of length {length}"
             raise ValueError(f"split: sections: {along} has no {shown(sections)} equal parts")
         step = length // sections
-        cuts = list(range(0, length + 1, step))
+        cuts = [step * i for i in range(sections + 1)]
     else:
         positions = several(sections, "split: sections", "positions")
         cuts = [0, *(integer(position, "split: sections") for position in positions), length]

@@ -101,12 +101,11 @@ class Rule:
         return self.value(floats, *map(float, operands))
 
     def _completed(self, operands: tuple[Any, ...]) -> tuple[Any, ...]:
-        missing = self.arity - len(operands)
-        if missing < 0 or missing > len(self.defaults):
-            least = self.arity - len(self.defaults)
+        least = self.arity - len(self.defaults)
+        if len(operands) not in range(least, self.arity):
             expected = f"{least} to {self.arity}" if self.defaults else str(self.arity)
             raise TypeError(f"{self.name} takes {expected} operands, got {len(operands)}")
-        return operands + self.defaults[-missing:]
+        return operands + self.defaults[len(operands) - self.arity :]
 
     def __repr__(self) -> str:
         return f"<rule {self.name}>"
@@ -223,7 +222,8 @@ def negative(m: M, x: X) -> X:
 
 
 def power_dx(m: M, x: X, y: X, z: X) -> X:
-    return m.where(y == 0, 0.0, y * m.power(x, y - 1.0))
+    # 0 where y is 0, whatever x is; a choice by `where` would forget how that changes with y.
+    return m.azmul(y, m.power(x, y - 1.0))
 
 
 def power_dy(m: M, x: X, y: X, z: X) -> X:
@@ -450,7 +450,8 @@ def softplus(m: M, x: X) -> X:
 
 def logistic_to_the_end(m: M, x: X) -> X:
     # Times x, the last normal numbers of the left tail count: no exponential may overflow.
-    e = m.exp(-m.absolute(x))
+    # The exponent is -|x|, but not by `absolute`, whose derivative at 0 is that of neither side.
+    e = m.exp(m.where(x >= 0, -x, x))
     return m.where(x >= 0, 1.0, e) / (1.0 + e)
 
 
@@ -485,10 +486,11 @@ def leaky_relu(m: M, x: X, slope: X = 0.01) -> X:
     return m.where(x > 0, x, slope * x)
 
 
-# The exponential is taken of min(x, 0), so that the side that is not used cannot overflow.
+# The exponential is taken of min(x, 0), so that the side that is not used cannot overflow; in the
+# derivatives by a choice, so that at 0 those of higher order are of the left side as well.
 @elementwise(
-    lambda m, x, alpha, y: m.where(x > 0, 1.0, alpha * m.exp(m.minimum(x, 0.0))),
-    lambda m, x, alpha, y: m.expm1(m.minimum(x, 0.0)),
+    lambda m, x, alpha, y: m.where(x > 0, 1.0, alpha * m.exp(m.where(x > 0, 0.0, x))),
+    lambda m, x, alpha, y: m.expm1(m.where(x > 0, 0.0, x)),
     domain=((-3.0, 3.0), (0.5, 2.0)),
     kinks="x = 0: derivative alpha",
 )

@@ -157,6 +157,14 @@ def statement_lines(source: str) -> dict[int, tuple[int, int]]:
     return spans
 
 
+def interrupts(test: str) -> bool:
+    """Whether a test interrupts at random points, and so might coverage.py as it holds its lock.
+
+    Such a test is not traced, and taken to run everything.
+    """
+    return "interrupt" in test
+
+
 # --- the runner, as a plugin of pytest ----------------------------------------------------------
 
 
@@ -245,14 +253,20 @@ class Runner:
         tracer.start()
         for test in tests:
             item = self.items[test]
-            tracer.switch_context(test)
+            if interrupts(test):
+                tracer.stop()
+            else:
+                tracer.switch_context(test)
             begun = time.process_time()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             seconds[test] = time.process_time() - begun
             if self.session.testsfailed:
                 return 1
+            if interrupts(test):
+                tracer.start()
         tracer.stop()
-        lines: dict[str, list[int]] = {test: [] for test in seconds}
+        every_line = list(range(1, 1 + len(self.path.read_text().splitlines())))
+        lines = {test: every_line if interrupts(test) else [] for test in seconds}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tests may have run no line at all
             data = tracer.get_data()
