@@ -183,6 +183,21 @@ BROKEN = {
         rules.RULES["negative"].partials,
         lambda m, x: 0.0 - x,
     ),
+    "a wrong sign of zero beside a kink": (
+        "relu",
+        rules.RULES["relu"].partials,
+        lambda m, x: m.where(x > 0, x, -0.0),
+    ),
+    "a wrong sign of one of two zeros": (
+        "maximum",
+        rules.RULES["maximum"].partials,
+        lambda m, x, y: m.where(x == y, abs(x), m.maximum(x, y)),
+    ),
+    "a wrong sign of a product with zero": (
+        "azmul",
+        rules.RULES["azmul"].partials,
+        lambda m, g, d: m.where(g == 0, 0.0, g * d),
+    ),
 }
 
 
