@@ -67,7 +67,7 @@ def _check_value(rule: str, numbers: list[Any], z: float, expected: float) -> No
     if z != z or expected != expected:
         good = z != z and expected != expected
     elif z == expected:
-        good = z != 0 or copysign(1, z) == copysign(1, expected) or _either_zero(rule, numbers)
+        good = z != 0 or copysign(1, z) == copysign(1, expected) or either_zero(rule, numbers)
     else:
         size = max(SIZES.get(rule, fabs)(*numbers) if rule in SIZES else 0.0, fabs(expected))
         good = fabs(z - expected) <= ROUNDINGS * EPS * size + TINY and isfinite(expected)
@@ -75,7 +75,7 @@ def _check_value(rule: str, numbers: list[Any], z: float, expected: float) -> No
         raise Mismatch(f"value of {rule}: {z!r} of {numbers}, expected {expected!r}")
 
 
-def _either_zero(rule: str, numbers: list[Any]) -> bool:
+def either_zero(rule: str, numbers: list[Any]) -> bool:
     """Whether a result of zero may have either sign.
 
     IEEE 754-2008 (5.3.1) leaves it open which of 0 and -0 is the larger, so numpy's `maximum` may

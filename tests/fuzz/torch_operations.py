@@ -142,7 +142,8 @@ def _on_rows(function):
 def _var(x, axis=None, ddof=0, keepdims=False):
     rows = _lined_up(x, axis)
     count = rows.shape[-1]
-    deviation = rows - rows.sum(-1, keepdim=True) / count if count else rows
+    # Without a gradient by the mean, as PyTorch's own: the deviations add up to 0.
+    deviation = rows - rows.sum(-1, keepdim=True).detach() / count if count else rows
     total = (deviation * deviation).sum(-1)
     return _with_ones(total / torch.tensor(float(count - ddof)), x, axis, keepdims)
 
@@ -150,6 +151,15 @@ def _var(x, axis=None, ddof=0, keepdims=False):
 def mean(x, axis=None, keepdims=False):
     rows = _lined_up(x, axis)
     return _with_ones(rows.sum(-1) / torch.tensor(float(rows.shape[-1])), x, axis, keepdims)
+
+
+def softmax_in_the_limit(x, axis=-1, log=False):
+    """Where one is infinite, the shares of the others have 0 for a limit: its own is nan."""
+    dim = dim_of(x, axis)
+    peak = torch.amax(x, dim, keepdim=True) if dim else x
+    shifted = x - torch.where(peak.isfinite(), peak, 0.0)
+    total = shifted.exp().sum(dim, keepdim=True) if dim else shifted.exp()
+    return shifted - total.log() if log else shifted.exp() / total
 
 
 def softmax(x, axis=-1):
@@ -215,12 +225,20 @@ def _linear(x, W, b):
 
 
 def _contract(*operands_and_formula):
+    """By its definition: all products first, and then their sum.
+
+    PyTorch adds up an operand beforehand where it can, which is another order at infinities, and
+    0 times nan where there is nothing to add up.
+    """
     *operands, formula = operands_and_formula
-    if "->" in formula:
-        return torch.einsum(formula, *operands)
-    letters = [c for c in formula.replace(".", "") if c != ","]
-    once = "".join(sorted({c for c in letters if letters.count(c) == 1}))
-    return torch.einsum(f"{formula}->{'...' if '.' in formula else ''}{once}", *operands)
+    left, arrow, right = formula.partition("->")
+    dots = "..." if "..." in left else ""
+    letters = [c for c in left.replace("...", "") if c != ","]
+    if not arrow:
+        right = dots + "".join(sorted({c for c in letters if letters.count(c) == 1}))
+    summed = "".join(sorted({c for c in letters if c not in right}))
+    products = torch.einsum(f"{left}->{right}{summed}", *operands)
+    return products.sum(tuple(range(-len(summed), 0))) if summed else products
 
 
 STRUCTURAL = {
@@ -264,6 +282,14 @@ STRUCTURAL = {
     "row": lambda x, which: x[which],
     "split": _places(lambda x, sections, axis, which: np.split(x, sections, axis)[which]),
 }
+
+# Elements as they are, in other places.
+MOVES = frozenset(
+    [
+        *("astype", "broadcast_to", "concatenate", "expand_dims", "flip", "getitem", "reshape"),
+        *("row", "split", "squeeze", "stack", "take", "take_along_axis", "transpose"),
+    ]
+)
 
 SEQUENCES = {"concatenate", "stack"}
 
