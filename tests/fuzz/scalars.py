@@ -197,7 +197,8 @@ def _check_replay(
         try:
             compare(edges, len(values), i, float(gradient), "replay", tally)
         except Mismatch:
-            compare(*_merged(program, edges), i, float(gradient), "replay", Counter())
+            way = "replay, equal operations one"
+            compare(*_merged(program, edges), i, float(gradient), way, Counter())
             tally["(explained, replay: equal operations are one)"] += 1
 
 
