@@ -91,6 +91,7 @@ MEETING = Program(
     3, (Leaf((1, 2), (0.0, 0.0)), Leaf((3, 2), (-0.5, 1.0, 0.25, 1.0, 1.0, 1.0))),
     (Step("contract", (~0, ~1), ("ij,xj->j",)), Step("power", (0, 0.5))),
 )  # fmt: skip
+PROD = "prod at nan, infinity or overflow: the product of the others here, nan there"
 DIFFERENT = {
     "square": (one("norm", (1e30, -2e30, 1.0), dtype="float32"), torch_oracle.OVERFLOW),
     "power": (one("power", (1e30, 2.0), 3.0, dtype="float32"), torch_oracle.OVERFLOW),
@@ -105,8 +106,15 @@ DIFFERENT = {
     "relu of nan": (one("relu", (nan, 1.0)), "a comparison with nan"),
     "a minimum with nan": (one("minimum", (nan, 1.0), 2.0), "a comparison with nan"),
     "a product with nan": (
-        one("prod", (2.0, nan, 3.0)), "prod at nan: the product of the others here, nan there",
+        one("prod", (2.0, nan, 3.0)), PROD,
     ),
+    "a product at infinity": (one("prod", (inf, inf)), PROD),
+    "a product that overflows": (one("prod", (1e200, 1e200)), PROD),
+    "zero times nan": (
+        Program(3, (Leaf((3,), (0.0, -0.0, 2.0)), Leaf((3,), (nan, inf, 3.0))),
+                (Step("azmul", (~0, ~1)),)), None,
+    ),
+    "far out": (one("log_sigmoid", (4e30, 2.0)), torch_oracle.UNDERFLOW),
     "logsumexp of nan": (
         one("logsumexp", (nan,), shape=()), "logsumexp of a single nan: nan here, 1 there",
     ),
@@ -151,6 +159,12 @@ NOT_EXCUSED = {
     "relu of nan": (RULES["relu"], "partials", (lambda m, x, y: m.where(x > 0, 1.0, 0.5),)),
     "a minimum with nan": doubled("minimum", "partials"),
     "a product with nan": doubled("prod"),
+    "a product at infinity": (
+        ARRAY_RULES["prod"],
+        "pullbacks",
+        (lambda m, g, y, x, *_: np.ones(2),),
+    ),
+    "a product that overflows": doubled("prod"),
     "logsumexp of nan": (ARRAY_RULES["logsumexp"], "pullbacks", (lambda m, g, *x: g * 0.5,)),
     "log_softmax": doubled("log_softmax"),
     "some rows": (ARRAY_RULES["norm"], "pullbacks", (lambda m, g, y, x, *_: m.reshape(g, (1, 8)),)),
@@ -169,6 +183,7 @@ WRONG_VALUES = {
     "softmax": (one("softmax", (1.0, inf)), [0.5, nan], "value of softmax"),
     "log_softmax": (one("log_softmax", (1.0, inf)), [-inf, 0.0], "value of log_softmax"),
     "relu": (one("relu", (-1.0, 0.0, 2.0)), [-0.0, 0.0, 2.0], "sign of zero of relu"),
+    "azmul": (one("azmul", (0.0, 1.0), inf), [nan, inf], "value of azmul"),
     "transpose": (one("transpose", (-0.0, 1.0)), [0.0, 1.0], "sign of zero of transpose"),
 }
 

@@ -14,8 +14,18 @@ torch.set_num_threads(1)
 F = torch.nn.functional
 
 
-def _azmul(g, d):
-    return g * d  # where d is infinite, see EXPLAINED
+class _Azmul(torch.autograd.Function):
+    """The product that is 0 where g is 0, whatever d is; its derivatives are d and g."""
+
+    @staticmethod
+    def forward(ctx, g, d):
+        ctx.save_for_backward(g, d)
+        return torch.where((g == 0) & ~d.isfinite(), 0.0, g * d)
+
+    @staticmethod
+    def backward(ctx, up):
+        g, d = ctx.saved_tensors
+        return up * d, up * g
 
 
 class _Arcsin(torch.autograd.Function):
@@ -50,7 +60,7 @@ ELEMENTWISE = {
     "arcsin": _Arcsin.apply,
     "arctan": torch.arctan,
     "arctan2": torch.arctan2,
-    "azmul": _azmul,
+    "azmul": _Azmul.apply,
     "clip": torch.clamp,
     "cos": torch.cos,
     "cosh": torch.cosh,
