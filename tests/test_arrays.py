@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tinygrad_bp import arrays
+from tinygrad_bp.replay import array_calls
 
 nan, inf = math.nan, math.inf
 EPS, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
@@ -94,6 +95,11 @@ def test_erfc_does_not_lose_the_tail():
 
 # --- azmul --------------------------------------------------------------------------------------
 
+
+def into_an_array(g, d):
+    return array_calls._azmul_into(g, d, np.full(g.shape, nan))
+
+
 CASES = [
     ([0.0, -0.0, 2.0], [inf, nan, 3.0], [0.0, 0.0, 6.0]),
     ([1.0, 0.0], [nan, nan], [nan, 0.0]),  # a nan that is real stays
@@ -120,6 +126,15 @@ def test_azmul_of_single_numbers(g, d, expected):
     with np.errstate(all="ignore"):
         np.testing.assert_array_equal(arrays.azmul(np.array(g), d), expected)
         np.testing.assert_array_equal(arrays.azmul(np.float64(g), np.array(d)), expected)
+
+
+@pytest.mark.parametrize("product", [arrays.azmul, into_an_array])
+def test_azmul_of_an_element_does_not_depend_on_its_neighbours(product):
+    g, d = np.array([-0.0, 0.0, 0.0, -0.0]), np.array([2.0, -3.0, nan, inf])
+    with np.errstate(invalid="ignore"):
+        together = product(g, d)
+        alone = np.concatenate([product(g[k : k + 1], d[k : k + 1]) for k in range(4)])
+    assert together.tobytes() == alone.tobytes() == np.array([-0.0, -0.0, 0.0, 0.0]).tobytes()
 
 
 def test_azmul_broadcasts():

@@ -10,6 +10,7 @@ import math
 import operator
 import threading
 import weakref
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -134,6 +135,21 @@ def test_a_tangent_has_the_shape_and_dtype_of_the_result(name, shapes):
             assert value.dtype == tangent.dtype == np.result_type(x, y)
             for c in tb.taylor(f, z, 3):
                 assert (c.shape, c.dtype) == (value.shape, value.dtype)
+
+
+@KINDS
+@pytest.mark.parametrize("kind_of_x", ["constant", "moved"])
+def test_a_quotient_whose_terms_are_too_small_for_a_float(kind, kind_of_x):
+    """z = x / (y + v t): here v z, and all products like it, underflow, and no coefficient does."""
+    x, y, v = -1.1125369292536007e-308, -3.084e-292, 2.2250738585072014e-308
+    u = 1e-310 if kind_of_x == "moved" else 0.0
+    expected = [Fraction(x) / Fraction(y)]
+    for k in range(1, 4):
+        moved = Fraction(u) if k == 1 else 0
+        expected.append((moved - Fraction(v) * expected[-1]) / Fraction(y))
+    got = tb.taylor(lambda t: (x + u * t if u else x) / (y + v * t), kind(0.0), 3)
+    for c, exact in zip(numbers_of(got), expected, strict=True):
+        assert float(c) == pytest.approx(float(exact), rel=1e-14, abs=0.0)
 
 
 COMPOSITIONS = {

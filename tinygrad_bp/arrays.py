@@ -204,7 +204,9 @@ def azmul(g: Any, d: Any) -> Any:
     product = g * d
     # The sum of squares is nan exactly if an element is: half the price of looking at each.
     total = np.vdot(product, product)
-    return product if total == total else np.where(np.equal(g, 0), 0.0, product)
+    if total == total:
+        return product
+    return np.where(np.equal(g, 0) & np.isnan(product), 0.0, product)  # a finite 0 keeps its sign
 
 
 def detached(x: Any) -> Any:

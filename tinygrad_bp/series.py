@@ -245,21 +245,33 @@ class _integral:
 
 
 class _quotient:
-    """The coefficients of z = x / y, from those of x = y z."""
+    """The coefficients of z = x / y, from those of x = y z.
+
+    Each term is divided by y before it is multiplied, as the rule's own derivative -z / y is: the
+    products of `x - y z` may be too small for a float where the quotient is not.
+    """
 
     def __init__(self, operands: Sequence[Any], base: Any, tag: int):
         self.x, self.y = operands
         self.tag = tag
+        self.shares: list[Any] = []  # -z_j / y
 
     def __call__(self, z: Any, k: int) -> Any:
-        total = coefficient_of(self.x, k, self.tag)
-        for j in range(1, k + 1):
-            y = coefficient_of(self.y, j, self.tag)
-            term = _product(y, coefficient_of(z, k - j, self.tag))
-            total = _sum(total, None if term is None else -term)
         (y,) = widened(operations, [coefficient_of(self.y, 0, self.tag)], z)
-        inverse = operations.divide(1.0, y)
-        return _fitted(_product(total, inverse), z)
+        moved = coefficient_of(self.x, k, self.tag)
+        total = None if moved is None else _product(moved, operations.divide(1.0, y))
+        while self._is_moved and len(self.shares) < k:
+            part = coefficient_of(z, len(self.shares), self.tag)
+            self.shares.append(None if part is None else operations.divide(-part, y))
+        for j in range(1, k + 1):
+            tangent = coefficient_of(self.y, j, self.tag)
+            if tangent is not None:
+                total = _sum(total, _product(tangent, self.shares[k - j]))
+        return _fitted(total, z)
+
+    @property
+    def _is_moved(self) -> bool:
+        return isinstance(self.y, _Series) and self.y.tag == self.tag
 
 
 def _structural(

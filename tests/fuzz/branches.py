@@ -166,7 +166,8 @@ def compare(got, expected, exactly, what):
         if exactly:
             assert a.shape == b.shape, what
             assert np.array_equal(a, b, equal_nan=True), what
-            assert np.array_equal(np.signbit(a), np.signbit(b)) or np.isnan(a).any(), what
+            signs = np.isnan(a) | (np.signbit(a) == np.signbit(b))
+            assert signs.all(), what
         else:
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10, err_msg=str(what))
 

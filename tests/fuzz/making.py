@@ -126,8 +126,8 @@ class Maker:
             return x
         now = self.number(x)
         reach = domain if domain != SMOOTH else (-20.0, 20.0)
-        if now.size == 0 or (now.min() >= reach[0] and now.max() <= reach[1]):
-            return x
+        if not 0 < now.size <= LARGEST or (now.min() >= reach[0] and now.max() <= reach[1]):
+            return x  # or what is refused: operations on it have too large results
         if self.random.random() < 0.5 or self.few:
             return self.within(x, domain)
         return self.leaf(np.shape(now), domain)

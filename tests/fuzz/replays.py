@@ -299,7 +299,7 @@ def _compare(program, arrays, got, expected, tally):
     mine = got_value, [g for _, g, _ in pairs]
     theirs = value, [g for _, _, g in pairs]
     if program.kind == "array" and program.engine == "numpy" and not program.optimize:
-        same_replay(program.body, mine, theirs, tally)
+        same_replay(program.body, mine, theirs, tally, arrays)
         return
     what = f"{program.kind}s by {program.engine}" + " optimized" * program.optimize
     agree(what, program.body, mine, theirs, tally, arrays, of=[i for i, _, _ in pairs],

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from math import fabs, isfinite
+from math import copysign, isfinite
 from random import Random
 from typing import Any
 
@@ -35,7 +35,7 @@ import tinygrad_bp as tb
 from tinygrad_bp.value import Value
 
 from . import Mismatch, scalar_programs
-from .derivations import COMPLEX, TINY, complex_step
+from .derivations import COMPLEX, complex_step
 from .paths import EAGER, Edge, compare, edges_of
 from .scalar_programs import RULE_OF, Program, execute, numbers_of
 
@@ -135,27 +135,20 @@ def _check_every_way(
     of_graph = tb.grad(last, tuple(range(len(at))), create_graph=True)(*at)
     for i, node in zip(which, of_graph, strict=True):
         compare(edges, count, i, float(node), "create_graph", tally)
-    known = _divides_by_a_subnormal(program, values)
     for i in which:
         tangents = tuple(float(i == j) for j in which)
         value, tangent = tb.jvp(last, at, tangents)
         _same(value, values[-1], "forward mode: value")
-        compare(edges, count, i, tangent, "forward mode", tally, known)
+        compare(edges, count, i, tangent, "forward mode", tally)
     _check_values_array(program, nodes, tally)
     _check_tensors(program, tally)
     _check_replay(program, function, at, which, tally)
 
 
-def _divides_by_a_subnormal(program: Program, values: Sequence[float]) -> str:
-    """Forward mode takes (x' - z y') / y whole, where the oracle has infinities to subtract."""
-    for name, operands in program.operations:
-        if RULE_OF[name] == "divide" and fabs(numbers_of(operands, values)[1]) < TINY:
-            return "a quotient by a number without a reciprocal"
-    return ""
-
-
 def _same(got: float, expected: float, what: str) -> None:
-    if got != expected and (got == got or expected == expected):
+    """Raise unless they are the same bits, where one nan is like another."""
+    same = got == expected and copysign(1.0, got) == copysign(1.0, expected)
+    if not same and (got == got or expected == expected):
         raise Mismatch(f"{what}: {got!r}, expected {expected!r}")
 
 
@@ -201,4 +194,29 @@ def _check_replay(
     values = [float(x) for x in found]
     edges, _ = edges_of(program, values)
     for i, gradient in zip(which, gradients, strict=True):
-        compare(edges, len(values), i, float(gradient), "replay", tally)
+        try:
+            compare(edges, len(values), i, float(gradient), "replay", tally)
+        except Mismatch:
+            way = "replay, equal operations one"
+            compare(*_merged(program, edges), i, float(gradient), way, Counter())
+            tally["(explained, replay: equal operations are one)"] += 1
+
+
+def _merged(program: Program, edges: Sequence[Edge]) -> tuple[list[Edge], int]:
+    """The edges of the program whose equal operations are one, and the number of its nodes.
+
+    So a replay has it. A sum that such a node is handed is multiplied as a whole: of x / x, where x
+    has an infinite derivative, 0 times that, and not the difference of two infinities.
+    """
+    place = list(range(len(program.leaves)))
+    first: dict[Any, int] = {}
+
+    def put(operand: Any) -> Any:
+        if type(operand) is tuple:
+            return (operand[0], *map(put, operand[1:]))
+        return place[operand] if type(operand) is int else repr(operand)
+
+    for n, (name, operands) in enumerate(program.operations, len(place)):
+        place.append(first.setdefault((RULE_OF[name], *map(put, operands)), n))
+    kept = [(n, place[x], d, size) for n, x, d, size in edges if place[n] == n <= place[-1]]
+    return kept, place[-1] + 1

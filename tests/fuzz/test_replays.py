@@ -1,5 +1,6 @@
 """A slice of the replays of `replays`; and that a wrong replay does not get past them."""
 
+import functools
 import os
 import random
 from collections import Counter
@@ -12,7 +13,8 @@ from tinygrad_bp.replay import passes
 from tinygrad_bp.replay.arguments import data_of
 from tinygrad_bp.rules import RULES
 
-from . import Mismatch, making, replays
+from . import Mismatch, making, programs, replays, wobble
+from .programs import Leaf, Step
 from .shrinking import execute, fails, shrunk
 
 MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
@@ -125,6 +127,51 @@ def test_a_broken_replay_is_found_and_made_small(how, monkeypatch):
         execute(replays.code(small))
     monkeypatch.undo()
     execute(replays.code(small))  # and it is the replay that was wrong
+
+
+# --- what counts as agreement -------------------------------------------------------------------
+
+SINGLE = Leaf((), (1.0,))
+CANCEL = programs.Program(  # by arctan2 1/(2x) - 1/(2x), and of hypot √2
+    5, (SINGLE,), (Step("hypot", (~0, ~0)), Step("arctan2", (~0, ~0)))
+)
+
+
+def agreed(body, x, change):
+    """What is told of a replay whose value and gradient are changed."""
+    program = replays.Program(body, "number")
+    arrays = [np.array(x)]
+    value, gradients = replays.eager(program, arrays)
+    got = change(value, gradients[0])
+    nodes = functools.partial(replays._nodes, program)
+    tally = Counter()
+    wobble.agree("it", body, (got[0], got[1:]), (value, gradients), tally, arrays, nodes=nodes)
+    return list(tally)
+
+
+def test_a_small_term_may_be_lost_between_large_ones_that_cancel(monkeypatch):
+    """Also if they cancel wherever x is moved to, as they do but for roundings."""
+    monkeypatch.setattr(wobble, "wobbled", lambda *_: [np.zeros(()), np.zeros(())])
+    told = agreed(CANCEL, -1e-300, lambda value, g: (value, g + 2.0**0.5))
+    assert told == ["(it: terms that cancel, and roundings of their sum)"]
+
+
+@pytest.mark.parametrize(
+    ("x", "change"),
+    [
+        (-1e-300, lambda value, g: (value, g + 1e287)),  # more than roundings of 1e300
+        (-1e-300, lambda value, g: (value, np.nan)),
+        (-1e-300, lambda value, g: (value + 1e-6, g)),
+        (1.0, lambda value, g: (value, g + 1e-6)),
+        (1.0, lambda value, g: (value, np.inf)),
+        (np.nan, lambda value, g: (value, 3.0)),
+        (np.nan, lambda value, g: (1.0, g)),
+    ],
+)
+def test_beyond_the_roundings_of_a_sum_nothing_is_excused(x, change):
+    agreed(CANCEL, x, lambda value, g: (value, g))
+    with pytest.raises(Mismatch):
+        agreed(CANCEL, x, change)
 
 
 def test_code_shows_data_and_results(capsys):

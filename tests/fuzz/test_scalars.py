@@ -9,6 +9,7 @@ import mpmath
 import pytest
 from oracles import DIGITS, EPS, FORMULAS, TINY, truth
 
+import tinygrad_bp as tb
 from tinygrad_bp import rules
 from tinygrad_bp.value import Value, _binary, _methods, _unary
 
@@ -183,6 +184,21 @@ BROKEN = {
         rules.RULES["negative"].partials,
         lambda m, x: 0.0 - x,
     ),
+    "a wrong sign of zero beside a kink": (
+        "relu",
+        rules.RULES["relu"].partials,
+        lambda m, x: m.where(x > 0, x, -0.0),
+    ),
+    "a wrong sign of one of two zeros": (
+        "maximum",
+        rules.RULES["maximum"].partials,
+        lambda m, x, y: m.where(x == y, abs(x), m.maximum(x, y)),
+    ),
+    "a wrong sign of a product with zero": (
+        "azmul",
+        rules.RULES["azmul"].partials,
+        lambda m, g, d: m.where(g == 0, 0.0, g * d),
+    ),
 }
 
 
@@ -281,6 +297,31 @@ def test_a_gradient_that_is_lost_and_one_that_is_made_up_are_found(monkeypatch):
     )
     monkeypatch.setattr(Value, "backward", lambda x: [setattr(v, "_grad", 2.0) for v in leaves])
     with pytest.raises(Mismatch, match="leaf that nothing depends on"):
+        check(program, Counter())
+
+
+def test_equal_operations_of_a_replay_are_one(monkeypatch):
+    """arcsin has an infinite derivative at 1, and the quotient of it by itself none."""
+    steps = (("arcsin", (0,)), ("arcsin", (0,)), ("/", (2, 1)), ("*", (3, 2.0)))
+    program = Program(((1.0, True),), steps, True)
+    check(program, tally := Counter())
+    assert tally["(explained, replay: equal operations are one)"] == 1
+    monkeypatch.setattr("tinygrad_bp.replay.recorded.optimized", lambda recorded: recorded)
+    check(program, tally := Counter())
+    assert tally["replay: infinite or nan alike"] == 1
+    monkeypatch.undo()
+    compile = tb.compile
+
+    class Wrong:
+        def __init__(self, *given, **options):
+            self.of = compile(*given, **options)
+
+        def value_and_grad(self, *at):
+            value, gradients = self.of.value_and_grad(*at)
+            return value, [g + 0.5 for g in gradients]
+
+    monkeypatch.setattr(tb, "compile", Wrong)
+    with pytest.raises(Mismatch, match=r"replay, equal operations one: gradient 0\.5"):
         check(program, Counter())
 
 

@@ -14,8 +14,18 @@ torch.set_num_threads(1)
 F = torch.nn.functional
 
 
-def _azmul(g, d):
-    return g * d  # where d is infinite, see EXPLAINED
+class _Azmul(torch.autograd.Function):
+    """The product that is 0 where g is 0, whatever d is; its derivatives are d and g."""
+
+    @staticmethod
+    def forward(ctx, g, d):
+        ctx.save_for_backward(g, d)
+        return torch.where((g == 0) & ~d.isfinite(), 0.0, g * d)
+
+    @staticmethod
+    def backward(ctx, up):
+        g, d = ctx.saved_tensors
+        return up * d, up * g
 
 
 class _Arcsin(torch.autograd.Function):
@@ -50,7 +60,7 @@ ELEMENTWISE = {
     "arcsin": _Arcsin.apply,
     "arctan": torch.arctan,
     "arctan2": torch.arctan2,
-    "azmul": _azmul,
+    "azmul": _Azmul.apply,
     "clip": torch.clamp,
     "cos": torch.cos,
     "cosh": torch.cosh,
@@ -142,7 +152,8 @@ def _on_rows(function):
 def _var(x, axis=None, ddof=0, keepdims=False):
     rows = _lined_up(x, axis)
     count = rows.shape[-1]
-    deviation = rows - rows.sum(-1, keepdim=True) / count if count else rows
+    # Without a gradient by the mean, as PyTorch's own: the deviations add up to 0.
+    deviation = rows - rows.sum(-1, keepdim=True).detach() / count if count else rows
     total = (deviation * deviation).sum(-1)
     return _with_ones(total / torch.tensor(float(count - ddof)), x, axis, keepdims)
 
@@ -150,6 +161,15 @@ def _var(x, axis=None, ddof=0, keepdims=False):
 def mean(x, axis=None, keepdims=False):
     rows = _lined_up(x, axis)
     return _with_ones(rows.sum(-1) / torch.tensor(float(rows.shape[-1])), x, axis, keepdims)
+
+
+def softmax_in_the_limit(x, axis=-1, log=False):
+    """Where one is infinite, the shares of the others have 0 for a limit: its own is nan."""
+    dim = dim_of(x, axis)
+    peak = torch.amax(x, dim, keepdim=True) if dim else x
+    shifted = x - torch.where(peak.isfinite(), peak, 0.0)
+    total = shifted.exp().sum(dim, keepdim=True) if dim else shifted.exp()
+    return shifted - total.log() if log else shifted.exp() / total
 
 
 def softmax(x, axis=-1):
@@ -215,12 +235,20 @@ def _linear(x, W, b):
 
 
 def _contract(*operands_and_formula):
+    """By its definition: all products first, and then their sum.
+
+    PyTorch adds up an operand beforehand where it can, which is another order at infinities, and
+    0 times nan where there is nothing to add up.
+    """
     *operands, formula = operands_and_formula
-    if "->" in formula:
-        return torch.einsum(formula, *operands)
-    letters = [c for c in formula.replace(".", "") if c != ","]
-    once = "".join(sorted({c for c in letters if letters.count(c) == 1}))
-    return torch.einsum(f"{formula}->{'...' if '.' in formula else ''}{once}", *operands)
+    left, arrow, right = formula.partition("->")
+    dots = "..." if "..." in left else ""
+    letters = [c for c in left.replace("...", "") if c != ","]
+    if not arrow:
+        right = dots + "".join(sorted({c for c in letters if letters.count(c) == 1}))
+    summed = "".join(sorted({c for c in letters if c not in right}))
+    products = torch.einsum(f"{left}->{right}{summed}", *operands)
+    return products.sum(tuple(range(-len(summed), 0))) if summed else products
 
 
 STRUCTURAL = {
@@ -264,6 +292,14 @@ STRUCTURAL = {
     "row": lambda x, which: x[which],
     "split": _places(lambda x, sections, axis, which: np.split(x, sections, axis)[which]),
 }
+
+# Elements as they are, in other places.
+MOVES = frozenset(
+    [
+        *("astype", "broadcast_to", "concatenate", "expand_dims", "flip", "getitem", "reshape"),
+        *("row", "split", "squeeze", "stack", "take", "take_along_axis", "transpose"),
+    ]
+)
 
 SEQUENCES = {"concatenate", "stack"}
 

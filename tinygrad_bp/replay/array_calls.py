@@ -44,7 +44,7 @@ def _azmul_into(g: Any, d: Any, out: Any) -> Any:
     np.multiply(g, d, out)
     total = np.vdot(out, out)
     if total != total:
-        np.copyto(out, np.where(np.equal(g, 0), 0.0, out))
+        np.copyto(out, 0.0, where=np.equal(g, 0) & np.isnan(out))
     return out
 
 

@@ -1,8 +1,12 @@
 """What a program can do without: the same results, in fewer instructions.
 
-Every pass preserves every bit. What is computed from constants alone is a constant. Instructions
-that compute the same from the same operands become one; inputs never do, so leaves of equal value
-stay apart. Instructions that nothing needs are dropped.
+Every pass preserves every bit of a value. What is computed from constants alone is a constant.
+Instructions that compute the same from the same operands become one; inputs never do, so leaves of
+equal value stay apart. Instructions that nothing needs are dropped.
+
+A program of arrays holds its gradients as values. Those of single numbers are swept afterwards, and
+what has become one hands on the sum of its gradients: (a + b) d, and not a d + b d. That rounds
+otherwise, and where d is infinite and a + b is 0, it is 0, and not inf - inf.
 """
 
 from __future__ import annotations
