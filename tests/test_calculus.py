@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_array_rules import B, M, V, numbers
 
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, Values, nn
+from tinygrad_bp.evaluation import Run, _evaluate, _under_way, within
 
 KINDS = pytest.mark.parametrize("kind", [float, np.array], ids=["Value", "Tensor"])
 A = numbers(4, 4) @ numbers(4, 4).T
@@ -916,3 +918,25 @@ def test_an_order_that_is_too_high_is_refused():
         tb.taylor(lambda x: tb.exp(tb.sin(x)), 0.5, 160)
     with pytest.raises(ValueError, match="0 to 170"):
         tb.derivative(tb.exp, 171)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # while one closes
+@pytest.mark.parametrize(
+    "evaluate",
+    [
+        lambda: _evaluate(abs, (1.0,), {}, "forward"),
+        lambda: Run(abs, 0, (1.0,), {}, None),
+    ],
+)
+def test_an_interrupted_derivative_leaves_nothing_behind(evaluate):
+    """Otherwise later ones would return nodes instead of numbers."""
+    pytest.importorskip("ctypes", reason="raises signals through it")
+    import signals
+
+    def interrupted(at):
+        signals.run(evaluate, at)
+        return within.get(), set(_under_way)
+
+    _, count = signals.run(evaluate)
+    for at in range(1, count + 1):
+        assert copy_context().run(interrupted, at) == ("", set()), at

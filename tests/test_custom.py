@@ -1010,3 +1010,19 @@ def test_an_error_in_a_formula_of_ones_own_shows_where_it_arose():
     with pytest.raises(ValueError, match=r"^here$") as raised:
         rule(tb.Tensor([1.0]), 2.0)
     assert raised.traceback[-1].name == "formula"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("values", [False, True])
+def test_an_error_in_a_formula_of_ones_own_keeps_its_cause(values, compiled):
+    def formula(m, x):
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise ValueError("second") from error
+
+    rule = tb.structural(lambda m, g, y, x: g)(formula)
+    f = tb.compile(rule) if compiled else rule
+    with pytest.raises(ValueError, match=r"^second$") as raised:
+        f(tb.values([1.0]) if values else tb.Tensor([1.0]))
+    assert isinstance(raised.value.__cause__, KeyError)

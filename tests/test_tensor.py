@@ -1177,3 +1177,31 @@ def test_nothing_that_a_sweep_needs_can_be_written_through():
     z.backward()
     np.testing.assert_array_equal(x.grad, [15.0, 24.0])
     np.testing.assert_array_equal(y.grad, [5.0, 12.0])
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (lambda x: x.sum(axis=5), "sum: axis: expected axes of 2 dimensions, got 5$"),
+        (lambda x: tb.expand_dims(x, (0, 7)), "axis: expected axes of 4 dimensions, got 0, 7$"),
+        (lambda x: tb.expand_dims(x, 3), "axis: expected axes of 3 dimensions, got 3$"),
+        (lambda x: tb.stack([x, x], -4), "axis: expected axes of 3 dimensions, got -4$"),
+    ],
+)
+def test_an_axis_that_is_not_there_is_told_with_how_many_there_are(operation, message):
+    with pytest.raises(np.exceptions.AxisError, match=message):
+        operation(Tensor(np.ones((2, 3))))
+
+
+def test_what_does_not_become_an_array_says_why():
+    class Foreign:  # such as a tensor of PyTorch that requires a gradient
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("use detach()")
+
+    with pytest.raises(TypeError, match=r"^Tensor: expected numbers, got Foreign: use detach\(\)$"):
+        Tensor(Foreign())
+
+
+def test_logsumexp_keeps_dimensions_by_an_integer_as_a_sum_does():
+    x = Tensor(np.zeros((2, 3)))
+    assert [tb.logsumexp(x, axis=1, keepdims=k).shape for k in (0, 1)] == [(2,), (2, 1)]

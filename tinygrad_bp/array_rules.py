@@ -515,7 +515,8 @@ def logsumexp(m: M, x: X, axis: Axis = None, keepdims: bool = False) -> X:
     peak = _peak(m, x, axis)
     total = m.sum(m.exp(x - peak), axis=axis, keepdims=True)
     result = m.log(total) + peak
-    return result if flag(keepdims, "logsumexp: keepdims") else m.sum(result, axis=axis)
+    kept = keepdims if is_integer(keepdims) else flag(keepdims, "logsumexp: keepdims")
+    return result if kept else m.sum(result, axis=axis)
 
 
 def softmax_dx(m: M, g: X, y: X, x: X, axis: Axis = -1) -> X:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -28,17 +28,17 @@ from tinygrad_bp.rules import RULES, Rule
 KINDS = (MemoryError, IndexError, TypeError)  # all else becomes a ValueError
 LONGEST = 90  # characters of numpy's own words
 CALLED = {"contract": "einsum"}  # rules that have another name for the user
-NEW_AXIS = ("expand_dims", "stack")  # their axis is one of the result's
+NEW_AXIS = ("expand_dims", "stack")
 
 
-def explained(
+def fail(
     rule: Rule | ArrayRule,
     operands: Sequence[Any],
     parameters: Sequence[Any],
     options: dict[str, Any],
     error: Exception,
-) -> Exception:
-    """The error to raise where an operation failed: itself, if it tells already which argument.
+) -> NoReturn:
+    """Raise the error of an operation that failed: itself, if it tells already which argument.
 
     Args:
         rule: the operation.
@@ -46,6 +46,19 @@ def explained(
         parameters, options: its further arguments.
         error: what was raised.
     """
+    told = _explained(rule, operands, parameters, options, error)
+    if told is error:
+        raise error  # with its cause, if it has one
+    raise told from None
+
+
+def _explained(
+    rule: Rule | ArrayRule,
+    operands: Sequence[Any],
+    parameters: Sequence[Any],
+    options: dict[str, Any],
+    error: Exception,
+) -> Exception:
     name = CALLED.get(rule.name, rule.name)
     told = str(error).startswith(f"{name}: ") and "Input operand" not in str(error)
     own = RULES.get(rule.name) is rule or ARRAY_RULES.get(rule.name) is rule
@@ -53,7 +66,7 @@ def explained(
         return error  # a rule of the user's fails where its own formula does
     shapes = [np.shape(x) for x in operands]
     named = dict(_named(rule, parameters, options))
-    ndim = len(shapes[0]) + (rule.name in NEW_AXIS) if shapes else 0
+    ndim = len(shapes[0]) + _new_axes(rule, named) if shapes else 0
     takes = inspect.signature(rule).parameters
     for name, x in named.items():
         if name not in takes:
@@ -63,6 +76,12 @@ def explained(
         except (TypeError, ValueError) as found:
             return found
     return _of_shapes(rule, shapes, named, error)
+
+
+def _new_axes(rule: Rule | ArrayRule, named: dict[str, Any]) -> int:
+    """How many axes the result has more than an operand, where `axis` is one of the result's."""
+    axis = named.get("axis")
+    return 0 if rule.name not in NEW_AXIS else len(axis) if isinstance(axis, (tuple, list)) else 1
 
 
 def of_operand(rule: Rule | ArrayRule, which: int, error: Exception) -> Exception:
@@ -132,7 +151,8 @@ def _axis(x: Any, what: str, ndim: int) -> None:
     if not all(map(is_integer, axes)):
         raise wrong_kind(what, "an int or a tuple of ints", _first(axes, is_integer))
     if not all(-ndim <= axis < ndim for axis in axes):
-        raise np.exceptions.AxisError(f"{what}: expected axes of {ndim}, got {shown(x)} {x!s:.40}")
+        given = ", ".join(map(shown, axes[:3]))
+        raise np.exceptions.AxisError(f"{what}: expected axes of {ndim} dimensions, got {given}")
 
 
 def _first(parts: Any, fits: Callable[[Any], bool]) -> Any:

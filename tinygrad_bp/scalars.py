@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from tinygrad_bp import array_rules, rules
 from tinygrad_bp.arguments import flag, is_integer, out_of_range, shown, text, wrong_kind
 from tinygrad_bp.array_rules import ArrayRule
-from tinygrad_bp.failures import explained, mismatch
+from tinygrad_bp.failures import fail, mismatch
 from tinygrad_bp.graph import set_grad
 from tinygrad_bp.interrupts import Write, write
 from tinygrad_bp.numpy_protocol import array_function, array_ufunc
@@ -281,7 +281,7 @@ class Values(FunctionMethods, _ObjectArray):
             try:
                 result = rule.apply(_Namespace, plain, parameters, options or {})
             except Exception as error:
-                raise explained(rule, plain, parameters, options or {}, error) from None
+                fail(rule, plain, parameters, options or {}, error)
         return _wrap(_all_values(result))
 
 

@@ -23,7 +23,7 @@ from tinygrad_bp import array_rules, arrays, rules
 from tinygrad_bp.arguments import flag, real, shown
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
-from tinygrad_bp.failures import explained, of_operand
+from tinygrad_bp.failures import fail, of_operand
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born, set_grad
 from tinygrad_bp.interrupts import Write, commit_lock, write
 from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
@@ -113,7 +113,9 @@ def _copied(x: Any, what: str) -> Array:
         return np.array(x)
     except MemoryError:
         raise MemoryError(f"{what}: no memory to copy {shown(x)}") from None
-    except Exception:  # whatever an object of another library may raise
+    except Exception as error:  # whatever an object of another library may raise
+        if not isinstance(x, (list, tuple)):
+            raise TypeError(f"{what}: expected numbers, got {shown(x)}: {error!s:.100}") from None
         raise ValueError(
             f"{what}: expected numbers, in lists of one shape, got {shown(x)}"
         ) from None
@@ -181,7 +183,7 @@ def _binary(rule: Rule) -> Callable[[Any, Any], Any]:
         try:
             z = value(arrays, a, b)
         except Exception as error:
-            raise explained(rule, data, (), {}, error) from None
+            fail(rule, data, (), {}, error)
         dx = dy = None
         if a is not x and x.rule is not UNTRACKED:
             dx = Elementwise(rule, 0, data, z)
@@ -216,7 +218,7 @@ def _general(rule: Rule) -> Callable[..., Any]:
         try:
             result = value(arrays, *data)
         except Exception as error:
-            raise explained(rule, data, (), {}, error) from None
+            fail(rule, data, (), {}, error)
         state = current_state()
         scope = state if type(state) is Scope else resolve(state)
         observers = observers_of(state)
@@ -273,7 +275,7 @@ def _structural(rule: ArrayRule) -> Callable[..., Any]:
             else:
                 result = value(arrays, *data)
         except Exception as error:
-            raise explained(rule, data, parameters, options, error) from None
+            fail(rule, data, parameters, options, error)
         if type(state) is Scope:
             scope: Scope | None = state
             observers: tuple[Observer, ...] = ()

@@ -433,3 +433,15 @@ def test_weight_decay_is_of_the_weights_and_never_of_biases(scalar):
 def test_weight_decay_needs_a_matrix(parameters):
     with pytest.raises(ValueError, match="parameters: expected at least one weight matrix"):
         nn.weight_decay(parameters, 0.1)
+
+
+def test_the_strength_of_weight_decay_may_be_a_node():
+    """As a compiled function's argument is one; its derivative is the penalty of strength 1."""
+    model = nn.MLP([2, 3, 1], rng=0)
+    unit = 0.5 * sum(np.sum(layer.W.data**2) for layer in model.layers)
+    step = tb.compile(lambda strength: nn.weight_decay(model.parameters(), strength))
+    for strength in (0.3, 0.7):
+        value, derivative = step.value_and_grad(np.array(strength))
+        assert (float(value), float(derivative)) == pytest.approx((strength * unit, unit))
+    scalar = tb.grad(lambda s: nn.weight_decay(model.scalar_view().parameters(), s))
+    assert scalar(0.3) == pytest.approx(unit)

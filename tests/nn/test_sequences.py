@@ -381,3 +381,15 @@ def test_pad_sequences():
     for bad in ([], [np.ones((0, 2))], [np.ones((2, 2)), np.ones((2, 3))]):
         with pytest.raises(ValueError, match="sequences:"):
             nn.pad_sequences(bad)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda x: np.array(x, np.uint8)])
+def test_padded_symbols_stay_integers(kind):
+    """Numbers that are no integers would be taken for features."""
+    xs, _ = nn.pad_sequences([kind([2, 0]), kind([1])], 2)
+    np.testing.assert_array_equal(xs, [[2, 1], [0, 2]])
+    rows = nn.Embedding(3, 3, rng=0)
+    np.testing.assert_array_equal(rows(xs).data, rows.E.data[xs])
+    for value in (0.5, np.nan, 2.0**70):
+        with pytest.raises(ValueError, match=r"value: expected one of u?int"):
+            nn.pad_sequences([kind([2, 0]), kind([1])], value)

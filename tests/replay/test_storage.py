@@ -1,5 +1,6 @@
 """Programs in files: the same bits come back, and nothing but a program is ever accepted."""
 
+import gc
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from tinygrad_bp import arrays, nn
 from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.replay import compile
 from tinygrad_bp.replay.program import OPERATIONS, Placeholder
-from tinygrad_bp.replay.storage import load, save
+from tinygrad_bp.replay.storage import _parsed, load, save
 from tinygrad_bp.replay.validation import _Shapes
 from tinygrad_bp.rules import RULES
 
@@ -474,3 +475,17 @@ def test_well_formed_files_of_wrong_content_are_refused_or_programs(make, tmp_pa
 def test_placeholders_are_counted():
     program = indexed()
     assert any(isinstance(p, Placeholder) for d in program.details.values() for p in d.parameters)
+
+
+def test_an_interrupt_leaves_the_garbage_collector_on():
+    pytest.importorskip("ctypes", reason="raises signals through it")
+    import signals
+
+    assert gc.isenabled()
+    _, count = signals.run(lambda: _parsed(b'{"a": [1]}'))
+    try:
+        for at in range(1, count + 1):
+            signals.run(lambda: _parsed(b'{"a": [1]}'), at)
+            assert gc.isenabled(), at
+    finally:
+        gc.enable()

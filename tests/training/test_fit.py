@@ -595,13 +595,24 @@ def test_bad_input_is_named_and_nothing_moves(changes, error, message, compiled)
     assert numbers(model) == before
 
 
-def test_a_record_of_dropout_is_refused():
-    model = nn.RNN(2, 3, rng=0, layers=2, dropout=0.5)
-    with pytest.raises(ValueError, match="compiled: a record would leave out the same numbers"):
-        fit(
-            model, problem(), nn.cross_entropy, optim.SGD(model.parameters(), 0.1), epochs=1,
-            rng=0, compiled=True,
+def test_a_record_with_dropout_leaves_out_what_the_model_would():
+    def trained(compiled):
+        rng = np.random.default_rng(1)  # of two layers, in turns
+        model = nn.Sequential(
+            nn.Linear(2, 8, rng=0), nn.Dropout(0.3, rng=rng), "tanh", nn.Linear(8, 8, rng=1),
+            nn.Dropout(0.2, rng=rng), nn.Dropout(0.1, rng=9), nn.Linear(8, 2, rng=2),
         )  # fmt: skip
+        optimizer = optim.Adam(model.parameters(), lr=0.01)
+        fit(
+            model, problem(), nn.cross_entropy, optimizer, epochs=3, batch_size=16, rng=3,
+            compiled=compiled,
+        )  # fmt: skip
+        return rng.bit_generator.state, model.state_dict()
+
+    (state, expected), (drawn, found) = trained(False), trained(True)
+    assert drawn == state
+    for name, x in expected.items():
+        np.testing.assert_allclose(found[name], x, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_metrics_need_one_array_by_sample():
@@ -655,3 +666,8 @@ def test_progress_is_shown_and_needs_tqdm(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ImportError, match=r"tinygrad_bp\[data\]"):
         fit(model, *arguments, epochs=2, batch_size=10, rng=0, progress=True)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, tb.Tensor, tb.values])
+def test_accuracy_is_of_arrays_and_of_nodes(kind):
+    assert accuracy(kind([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), [1, 1, 1]) == 2 / 3

@@ -263,7 +263,7 @@ def weight_decay(parameters: Iterable[Any], strength: float) -> Any:
 
     Args:
         parameters: of a module; those with fewer than two axes are taken to be biases.
-        strength: the factor λ.
+        strength: the factor λ; a number, or a node, such as an argument of a compiled function.
 
     Raises:
         ValueError: there is no weight matrix.
@@ -271,7 +271,8 @@ def weight_decay(parameters: Iterable[Any], strength: float) -> Any:
     listed = several(parameters, "parameters", "parameters")
     for p in listed:
         instance(p, "parameters", (Tensor, Values, Value), "Tensors or Values")
-    strength = finite(strength, "strength")
+    if not hasattr(type(strength), "_interpret"):  # else it is given at each call of a record
+        strength = finite(strength, "strength")
     squares = [array_rules.sum(rules.square(p)) for p in listed if len(_shape(p)) >= 2]
     if not squares:
         given = ", ".join(shown(p) for p in listed[:2])

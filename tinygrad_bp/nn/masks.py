@@ -27,7 +27,7 @@ def pad_sequences(
 
     Args:
         sequences: arrays of shapes (length, features), which differ in length alone.
-        value: what stands in the padding.
+        value: what stands in the padding; of integers, which stay integers, one of them.
 
     Returns:
         Shape (time, batch, features), and the lengths, (batch,).
@@ -43,15 +43,24 @@ def pad_sequences(
         raise ValueError(f"sequences: their steps differ in shape: {[a.shape[1:] for a in arrays]}")
     lengths = np.array([len(a) for a in arrays])
     shape = (lengths.max(), len(arrays), *arrays[0].shape[1:])
-    padded = np.full(shape, value, np.result_type(*arrays))
+    dtype = np.result_type(*arrays)
+    if dtype.kind in "iu" and not (
+        value.is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+    ):
+        raise out_of_range("value", f"one of {dtype}, as the sequences are", value)
+    padded = np.full(shape, value, dtype)
     for i, a in enumerate(arrays):
         padded[: len(a), i] = a
     return padded, lengths
 
 
 def _numbers(sequence: Any) -> NDArray[Any]:
-    if isinstance(sequence, np.ndarray) and sequence.dtype.kind in "iu":
-        return sequence
+    """A sequence as an array; integers stay integers, since they may be symbols."""
+    if not hasattr(type(sequence), "_interpret"):
+        try:
+            return integers(sequence, "sequences")
+        except TypeError:
+            pass
     return as_array(sequence, "sequences")
 
 
@@ -124,7 +133,7 @@ def both(mask: Any, other: Mask | None) -> Mask | None:
 def _of_list(mask: Any) -> NDArray[Any] | None:
     """An array of what may be a mask; None for what is none."""
     try:
-        return np.asarray(mask) if isinstance(mask, (np.ndarray, list)) else None
+        return np.asarray(mask) if isinstance(mask, (np.ndarray, list, tuple)) else None
     except ValueError:  # a ragged list
         return None
 

@@ -25,6 +25,7 @@ from numpy.lib import format as npy
 from tinygrad_bp.arguments import file_path, instance, several
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.files import array_of, read_whole, shown, write_whole
+from tinygrad_bp.interrupts import undone
 from tinygrad_bp.replay.program import (
     CONSTANT,
     INPUT,
@@ -285,16 +286,16 @@ def _decoded(x: Any, take: Callable[[Any], Any], depth: int = 0) -> Any:
 
 def _parsed(text: bytes) -> Any:
     """JSON as objects. The collector would look at all of a million lists again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        content = json.loads(text.decode(), object_pairs_hook=_once)
-        if b"\\ud" in text.lower() and not _is_unicode(content):
-            wrong("a text in it has half a character")
-        return content
-    finally:
-        if enabled:
-            gc.enable()
+    collect = gc.enable if gc.isenabled() else gc.disable
+
+    def parsed() -> Any:
+        gc.disable()
+        return json.loads(text.decode(), object_pairs_hook=_once)
+
+    content = undone(parsed, collect)
+    if b"\\ud" in text.lower() and not _is_unicode(content):
+        wrong("a text in it has half a character")
+    return content
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from tinygrad_bp import arrays, floats, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet
-from tinygrad_bp.failures import explained, of_operand
+from tinygrad_bp.failures import fail, of_operand
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, born, topological_order
 from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, Observer, Scope, _Block, current_state, resolve
@@ -569,7 +569,7 @@ def _operation(
         try:
             result = quiet(rule.apply)(arrays, data, concrete, options)
         except Exception as error:
-            raise explained(rule, data, concrete, options, error) from None
+            fail(rule, data, concrete, options, error)
     else:
         conditions = [p is None and rule not in _ON_NUMBERS for p in rule.partials]
         data = [_numbers(x, rule, c, kind) for x, c in zip(operands, conditions, strict=True)]
@@ -578,7 +578,9 @@ def _operation(
         try:
             result = value(arrays if kind == "array" else floats, *data)
         except Exception as error:
-            raise (explained(rule, data, (), {}, error) if kind == "array" else error) from None
+            if kind == "array":
+                fail(rule, data, (), {}, error)
+            raise
     pairs = list(zip(operands, data, strict=True))
     numbers = [x.number if is_traced(x) else recorder.constant(d) for x, d in pairs]
     i = recorder.append(recorder.position(rule), numbers, result)

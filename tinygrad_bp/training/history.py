@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinygrad_bp.arguments import out_of_range, real
 from tinygrad_bp.arrays import integers
-from tinygrad_bp.tensor import as_array
+from tinygrad_bp.scalars import Values
+from tinygrad_bp.tensor import Tensor, as_array
 from tinygrad_bp.text import clean
 
 
@@ -92,7 +93,8 @@ def accuracy(outputs: Any, labels: Any) -> float:
     Raises:
         ValueError: the shapes do not fit, there is nothing, or the labels are no integers.
     """
-    outputs = as_array(outputs, "outputs")
+    is_node = isinstance(outputs, (Tensor, Values))
+    outputs = outputs.data if is_node else as_array(outputs, "outputs")
     try:
         labels = integers(labels, "labels")
     except TypeError:

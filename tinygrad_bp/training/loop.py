@@ -148,7 +148,7 @@ def fit(
         resume: go on from the checkpoint, if there is one; everything else has to be as it was,
             except that `epochs` may be larger.
         compiled: record the step once and replay it (see `compile`). The results differ in
-            rounding; and there is no dropout.
+            rounding; what is left out by dropout is drawn at every step, as ever.
         progress: show a progress bar; a text is its description.
 
     Returns:

@@ -21,7 +21,6 @@ from tinygrad_bp.arguments import (
     wrong_kind,
 )
 from tinygrad_bp.nn.module import Module
-from tinygrad_bp.nn.regularization import Dropout
 from tinygrad_bp.optim import Optimizer
 from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.training.history import EarlyStopping
@@ -71,8 +70,6 @@ def check_trained(model: Any, optimizer: Any, scheduler: Any, compiled: bool) ->
     if scheduler is not None and getattr(scheduler, "optimizer", None) is not optimizer:
         raise out_of_range("scheduler", "a schedule of the optimizer that is given", scheduler)
     flag(compiled, "compiled")
-    if compiled and any(isinstance(m, Dropout) and m.p > 0.0 for m in model.modules()):
-        raise ValueError("compiled: a record would leave out the same numbers at every step")
 
 
 def check_plan(plan: Plan) -> None:
