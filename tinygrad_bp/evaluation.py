@@ -27,6 +27,7 @@ from tinygrad_bp.containers import (
 )
 from tinygrad_bp.differentiable import link
 from tinygrad_bp.graph import Node, topological_order
+from tinygrad_bp.interrupts import undone
 from tinygrad_bp.recording import enable_grad, is_grad_enabled
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.series import (
@@ -88,11 +89,12 @@ class Run:
         self.variables: list[Node] = []
         stand_ins = list(map(self._stand_in, self.leaves))
         under_way = [id(variable) for variable in self.variables]
-        _under_way.update(under_way)
-        try:
-            self.result = self.evaluate(stand_ins, "reverse")
-        finally:
-            _under_way.difference_update(under_way)
+
+        def result() -> Any:
+            _under_way.update(under_way)
+            return self.evaluate(stand_ins, "reverse")
+
+        self.result = undone(result, lambda: _under_way.difference_update(under_way))
 
     def _stand_in(self, leaf: Any) -> Any:
         pairs = [_fresh(x) for x in elements_of(leaf)]
@@ -300,12 +302,14 @@ def _evaluate(
     kwargs: dict[str, Any],
     mode: Literal["forward", "reverse"],
 ) -> Any:
-    token = within.set("reverse" if within.get() == "reverse" else mode)
-    try:
+    outside = within.get()
+
+    def result() -> Any:
+        within.set("reverse" if outside == "reverse" else mode)
         with enable_grad():  # what is around a derivative does not matter, what is within it does
             return f(*args, **kwargs)
-    finally:
-        within.reset(token)
+
+    return undone(result, lambda: within.set(outside))
 
 
 def _keys(
