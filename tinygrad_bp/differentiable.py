@@ -137,7 +137,9 @@ def _linked_again(
             if local is None or x not in twins:
                 pairs.append((x, None))
             else:
-                pairs.append((twins[x], _Again(node, operands, i, local) if create_graph else local))
+                pairs.append(
+                    (twins[x], _Again(node, operands, i, local) if create_graph else local)
+                )
         twin.x, twin.dx = pairs[0]
         if node.dy is MORE:
             twin.y, twin.dy = tuple(pairs[1:]), MORE
