@@ -29,9 +29,17 @@ class Instructions:
         if event == "opcode":
             self.count += 1
             if self.count == self.at:
+                _untrace(frame.f_back)
                 frame.f_trace = _trip  # called in C, at this frame's next instruction
                 return None
         return self.instruction
+
+
+def _untrace(frame):
+    """Have no more of this file run for frames further out: Python would look for signals in it."""
+    while frame is not None:
+        frame.f_trace = None
+        frame = frame.f_back
 
 
 def run(work, at=None):

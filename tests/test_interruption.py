@@ -4,7 +4,8 @@ Each case is something that changes a state. It is run from the beginning, inter
 instruction, and has to leave the state before it or the one after it. Then it is run again, and has
 to give the state that comes after that one in a life without interrupts.
 
-`POINTS=10000 python -m pytest tests/test_interruption.py` takes that many points per case.
+`POINTS=1000 python -m pytest tests/test_interruption.py` takes that many points per case (of whole
+trainings a fifth), where the ordinary run takes 30, and fewer of what is slow.
 """
 
 import os
@@ -20,13 +21,16 @@ import signals
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, nn, no_grad, optim, scope, training, values
 from tinygrad_bp.checkpointing import checkpoint
+from tinygrad_bp.evaluation import _under_way, within
 from tinygrad_bp.interrupts import commit_lock, undone, write
 from tinygrad_bp.recording import ROOT, current_state, enable_grad
+from tinygrad_bp.replay.tracing import Recorder, recording_by
 
 # An interrupt that comes while Python closes a forgotten generator is reported, and not raised.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 POINTS = int(os.environ.get("POINTS", "30"))
+HALF, QUARTER = (POINTS if POINTS >= 1000 else POINTS // k for k in (2, 4))
 
 
 def bits(x):
@@ -47,6 +51,8 @@ def check_surroundings():
     """Recording is as at the start of a program, and nothing is locked."""
     assert current_state() is ROOT
     assert not commit_lock._is_owned()
+    assert not within.get()
+    assert not _under_way
 
 
 def check(case, points=POINTS, seed=0):
@@ -158,7 +164,7 @@ def test_derivatives_of_functions(derivative):
 
         return work, lambda: (len(results), *results[-1:])
 
-    check(case, POINTS // 2)
+    check(case, HALF)
 
 
 def test_truncated_bptt_adds_the_gradients_of_a_window_together():
@@ -202,7 +208,7 @@ def replay(of_values):
 @pytest.mark.parametrize("of_values", [False, True])
 @pytest.mark.parametrize("case", [record, replay])
 def test_compiled_programs(case, of_values):
-    check(lambda: case(of_values), POINTS if case is replay else POINTS // 4)
+    check(lambda: case(of_values), POINTS if case is replay else QUARTER)
 
 
 @pytest.mark.parametrize("engine", ["numba", "jax"])
@@ -218,7 +224,7 @@ def test_compiled_programs_of_other_engines(engine):
         x.zero_grad()
         return lambda: step.backward(x), lambda: bits(x)
 
-    check(case, POINTS // 2)
+    check(case, HALF)
 
 
 def test_a_program_that_draws_leaves_its_generator_unlocked():
@@ -435,7 +441,18 @@ class Own:
         self.block.__exit__(*error)
 
 
-@pytest.mark.parametrize("work", [blocks, decorated, lambda: Inner()(2.0)])
+def differentiated():
+    tb.grad(lambda x: x)(0.5)
+
+
+def recorded():
+    with recording_by(Recorder("scalar")):
+        pass
+
+
+@pytest.mark.parametrize(
+    "work", [blocks, decorated, lambda: Inner()(2.0), differentiated, recorded]
+)
 def test_every_instruction_of_blocks_and_calls(work):
     _, count = signals.run(work)
     kept = []  # tracebacks: what they refer to lives on

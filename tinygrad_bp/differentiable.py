@@ -102,16 +102,17 @@ def fitted(g: Any, operand: Any) -> Any:
 class _Again:
     """A local derivative that is computed on nodes, when it is multiplied by a gradient."""
 
-    __slots__ = ("local", "node", "which")
+    __slots__ = ("local", "node", "operands", "which")
 
-    def __init__(self, node: Node, which: int, local: Any) -> None:
+    def __init__(self, node: Node, operands: tuple[Any, ...], which: int, local: Any) -> None:
         self.node = node
+        self.operands = operands  # one tuple for all of them: a `stack` may have thousands
         self.which = which
         self.local = local
 
     def __mul__(self, g: Any) -> Any:
         node = self.node
-        return pulled(node.rule, self.which, g, node, node.operands, self.local)
+        return pulled(node.rule, self.which, g, node, self.operands, self.local)
 
 
 def _linked_again(
@@ -131,11 +132,14 @@ def _linked_again(
         twin = twins[node] = _Twin(node)
         twin.rule = node.rule
         pairs: list[tuple[Any, Any]] = []
-        for i, (x, local) in enumerate(zip(node.operands, node.locals, strict=True)):
+        operands = node.operands
+        for i, (x, local) in enumerate(zip(operands, node.locals, strict=True)):
             if local is None or x not in twins:
                 pairs.append((x, None))
             else:
-                pairs.append((twins[x], _Again(node, i, local) if create_graph else local))
+                pairs.append(
+                    (twins[x], _Again(node, operands, i, local) if create_graph else local)
+                )
         twin.x, twin.dx = pairs[0]
         if node.dy is MORE:
             twin.y, twin.dy = tuple(pairs[1:]), MORE

@@ -260,6 +260,8 @@ class Program:
     def _place(self, i: Any) -> int:
         """The number of an instruction, from 0."""
         count = len(self.codes)
+        if type(i) is int and 0 <= i < count:  # as nearly always, and asked for very often
+            return i
         if not -count <= integer(i, "i") < count:
             raise IndexError(f"i: expected one of {count} instructions, got {i}")
         return int(i) % count

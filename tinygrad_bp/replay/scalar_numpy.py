@@ -508,7 +508,7 @@ class Runner:
         shared, columns, rows = table(inputs, len(self.program.inputs))
         schedule, n = self.schedule, len(shared)
         results = np.empty((rows, len(schedule.outputs)))
-        size = max(1, min(1024, rows, (1 << 18) // max(schedule.size, 1)))
+        size = _block(schedule.size, rows)
         if self._batches is None or self._batches.values.shape[1] != size:
             self._batches = _Machine(schedule, self.parts, size)
         machine = self._batches
@@ -527,6 +527,12 @@ class Runner:
             elif total is not None:
                 total[start : start + count] = machine.backward()[:, :count].T
         return results, total
+
+
+def _block(instructions: int, rows: int) -> int:
+    """How many rows to run at once: what a cache holds, or few where the calls are what costs."""
+    fast, large = ((1 << bits) // max(instructions, 1) for bits in (18, 24))
+    return min(rows, max(1, min(1024, fast), min(16, large)))
 
 
 def table(inputs: Any, n: int) -> tuple[Floats, list[tuple[int, Floats]], int]:
