@@ -33,7 +33,8 @@ import tinygrad_bp as tb
 from tinygrad_bp.replay import scalar_numpy
 from tinygrad_bp.replay.passes import optimized
 from tinygrad_bp.replay.program import Program
-from tinygrad_bp.replay.tracing import Recorder, input_like, recording_by
+from tinygrad_bp.replay.recorder import Recorder, recording_by
+from tinygrad_bp.replay.tracing import input_like
 from tinygrad_bp.rules import RULES
 
 REPEATS = 30

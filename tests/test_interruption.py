@@ -24,7 +24,7 @@ from tinygrad_bp.checkpointing import checkpoint
 from tinygrad_bp.evaluation import _under_way, within
 from tinygrad_bp.interrupts import commit_lock, undone, write
 from tinygrad_bp.recording import ROOT, current_state, enable_grad
-from tinygrad_bp.replay.tracing import Recorder, recording_by
+from tinygrad_bp.replay.recorder import Recorder, recording_by
 
 # An interrupt that comes while Python closes a forgotten generator is reported, and not raised.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -6,7 +6,8 @@ import pytest
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, nn
 from tinygrad_bp.replay.program import OPERATIONS, Details, Placeholder, Program
-from tinygrad_bp.replay.tracing import Recorder, input_like, recording_by
+from tinygrad_bp.replay.recorder import Recorder, recording_by
+from tinygrad_bp.replay.tracing import input_like
 
 
 def recorded(f, *args, kind="array"):

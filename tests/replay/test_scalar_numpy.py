@@ -17,7 +17,8 @@ from tinygrad_bp.graph import sweep
 from tinygrad_bp.replay import program as tape, scalar_numpy
 from tinygrad_bp.replay.passes import optimized
 from tinygrad_bp.replay.program import Details, Program
-from tinygrad_bp.replay.tracing import Recorder, input_like, recording_by
+from tinygrad_bp.replay.recorder import Recorder, recording_by
+from tinygrad_bp.replay.tracing import input_like
 from tinygrad_bp.rules import RULES, elementwise
 
 EPS = np.finfo(float).eps

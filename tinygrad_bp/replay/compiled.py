@@ -17,8 +17,8 @@ from tinygrad_bp.replay.arguments import KEPT, Given, Parameters, put, put_rows
 from tinygrad_bp.replay.drawing import Hidden, holding, restore, same, states
 from tinygrad_bp.replay.program import Program
 from tinygrad_bp.replay.recorded import Engine, Gradient, Mode, Recording
+from tinygrad_bp.replay.recorder import Recorder
 from tinygrad_bp.replay.surroundings import Surroundings
-from tinygrad_bp.replay.tracing import Recorder
 from tinygrad_bp.tensor import as_array
 
 OnBranch = Literal["record", "raise"]

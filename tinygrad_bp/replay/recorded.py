@@ -31,13 +31,12 @@ from tinygrad_bp.replay.gather import gathered
 from tinygrad_bp.replay.passes import optimized
 from tinygrad_bp.replay.pool import Pool
 from tinygrad_bp.replay.program import Program
+from tinygrad_bp.replay.recorder import Recorder, recording_by
 from tinygrad_bp.replay.tracing import (
     Index,
-    Recorder,
     TracedTensor,
     input_like,
     is_traced,
-    recording_by,
 )
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.tensor import Tensor

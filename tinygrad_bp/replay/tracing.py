@@ -1,4 +1,4 @@
-"""Recording: one run of a function, on nodes that write down what is done to them.
+"""Nodes that write down what is done to them, for a recorder.
 
 A traced node is a `Value` or a `Tensor` that holds the number of an instruction. It computes as the
 plain ones do, so shapes and values are at hand; but the numbers are those of one run only, and the
@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -19,183 +18,19 @@ from tinygrad_bp import arrays, floats, rules
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet
 from tinygrad_bp.failures import fail, of_operand
-from tinygrad_bp.graph import MORE, UNTRACKED, Node, born, topological_order
+from tinygrad_bp.graph import MORE, UNTRACKED, Node, born
 from tinygrad_bp.operators import ArrayByRules, ByRules
-from tinygrad_bp.recording import ROOT, Observer, Scope, _Block, current_state, resolve
+from tinygrad_bp.recording import ROOT, current_state, resolve
 from tinygrad_bp.replay import program as tape
-from tinygrad_bp.replay.growing import GrowingTape
-from tinygrad_bp.replay.program import (
-    Details,
-    Draw,
-    Placeholder,
-)
+from tinygrad_bp.replay.program import Details, Placeholder
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.series import SeriesTensor, SeriesValue
 from tinygrad_bp.tensor import _EXPOSED, Tensor, _frozen as frozen, _typed as typed, as_array
 from tinygrad_bp.value import Value
 
-
-class Recorder(GrowingTape, Observer):
-    """Who writes the tape. It looks on at plain operations, which are not on it.
-
-    Attributes:
-        dtype: of arrays that stand for a Python float.
-        large: by id, arrays from outside that are too large to be compared at each run.
-        leaves: by instruction, the leaves that the function reached by itself (parameters that it
-            closes over); their data are read at each run.
-    """
-
-    def __init__(
-        self, kind: str, dtype: Any = np.float64, large: dict[int, Any] | None = None
-    ) -> None:
-        super().__init__(kind)
-        self.dtype = dtype
-        self.large = large or {}
-        self.leaves: dict[int, Node] = {}
-        self.leaf_inputs: list[Any] = []
-        self._held: list[Any] = []  # what is known by its identity must not vanish
-        self.differentiates = False
-        self._unswept = 0  # where what the sweep records for its next node begins
-
-    def draw(self, draw: Draw, result: Any) -> Any:
-        """Random numbers, as inputs that are drawn at each run."""
-        if self.kind == "array":
-            x = np.asarray(result, self.dtype if type(result) is float else None)
-            i = self.random(x)
-            self.draws.append(draw)
-            return Index(self, i, x) if x.dtype.kind in "iu" else traced(self, i, x)
-        numbers = np.ravel(result).astype(np.float64).tolist()
-        nodes = [traced(self, self.random(x), x) for x in numbers]
-        self.draws.append(replace(draw, count=len(nodes)))
-        if not isinstance(result, np.ndarray):
-            return nodes[0]
-        array = np.empty(result.shape, object)
-        for k, node in enumerate(nodes):
-            array.flat[k] = node
-        return array.view(Values)
-
-    def leaf(self, x: Any) -> Any:
-        """A leaf that the function has reached by itself, as an input."""
-        if id(x) in self._known:
-            return self._known[id(x)]
-        if not x.is_leaf and self.was_here(x):
-            for node in topological_order(x):  # of leaves alone, and so by the plain operations
-                if not node.is_leaf and not self.was_here(node):
-                    self.leaf(node)  # refuses it
-                if id(node) not in self._known and not node.is_leaf:
-                    self._known[id(node)] = again = self._again(node)
-                    again._birth = node._birth  # so that gradients are added in the same order
-                    self._held.append(node)
-            return self._known[id(x)]
-        if not x.is_leaf:
-            raise ValueError(
-                f"the compiled function uses a {type(x).__name__}{_labelled(x)} that was computed "
-                "outside of it: pass it as an argument, compute it inside, or detach() it"
-            )
-        if x.rule is UNTRACKED and self.was_here(x):
-            return x._data if isinstance(x, Value) else x._array  # made here: a constant
-        self._known[id(x)] = given = input_like(self, x)
-        given._birth = x._birth  # before all that is computed from it
-        self._held.append(x)
-        self.leaves[given.number] = x
-        self.leaf_inputs.append(given)
-        return given
-
-    def was_here(self, x: Node) -> bool:
-        """Whether a plain node was made during this recording."""
-        place: Scope | None = x.scope
-        while place is not None and place is not self.scope:
-            place = place.outer
-        return place is not None
-
-    def _again(self, node: Any) -> Any:
-        """A recorded operation on leaves, done once more on traced inputs."""
-        local = next(d for d in node.locals if d is not None)
-        arguments = getattr(local, "parameters", ()), getattr(local, "options", {})
-        return _operation(node.rule, [self.operand(x) for x in node.operands], *arguments)
-
-    def operation(
-        self,
-        rule: Any,
-        operands: Sequence[Any],
-        data: Sequence[Any],
-        result: Any,
-        parameters: tuple[Any, ...],
-        options: dict[str, Any],
-    ) -> None:
-        """Look at a plain operation: it has to be repeatable."""
-        unrecorded = resolve(current_state()) is None
-        for x in operands:
-            if unrecorded and isinstance(x, Node) and not is_traced(x):
-                raise ValueError(
-                    f"{rule.name}: under no_grad() a compiled function cannot compute with leaves "
-                    "alone; pass them as arguments"
-                )
-            if (
-                isinstance(x, Node)
-                and not is_traced(x)
-                and x.rule is UNTRACKED
-                and not self.was_here(x)
-            ):
-                raise ValueError(
-                    f"{rule.name}: the compiled function computes with a constant "
-                    f"{type(x).__name__}{_labelled(x)} from outside; pass it as an argument, so "
-                    "that a later run sees its data of then"
-                )
-
-    def read(self, node: Any) -> None:
-        """Refuse to have numbers read that a later run will see others of."""
-        made_here = self.was_here(node)
-        if (node.is_leaf and not made_here) or (made_here and node.rule is not UNTRACKED):
-            raise TypeError(
-                f"the compiled function reads the numbers of a {type(node).__name__}"
-                f"{_labelled(node)}: they would be those of this run; pass it as an argument, or "
-                "return it as a further output"
-            )
-
-    def begin_sweep(self) -> None:
-        """What comes now is the backward pass."""
-        self.differentiates, self._unswept = True, len(self.codes)
-
-    def swept(self, step: Any, reached: set[Any]) -> None:
-        """Refuse a backward sweep of the function's own."""
-        if not self.differentiates:
-            raise TypeError(
-                "the compiled function runs backward(): call backward() or value_and_grad() of the "
-                "compiled function instead"
-            )
-        node = getattr(step.node, "original", step.node)
-        if is_traced(node):
-            self.scopes.backward(self._unswept, len(self.codes), node.number)
-        self._unswept = len(self.codes)
-
-    def operand(self, x: Any) -> Any:
-        """What an operation is applied to, with a leaf as a traced input."""
-        if isinstance(x, (TracedValue, TracedTensor, Condition, Index)):
-            if x.recorder is not self:
-                raise RuntimeError("a quantity of one recording cannot be used in another")
-            return x
-        if self.large and type(x) is np.ndarray:
-            self._check_size(x)
-        return self.leaf(x) if isinstance(x, Node) else x
-
-    def _check_size(self, x: Any) -> None:
-        """Refuse a large array from outside, or a part of one."""
-        while x is not None:
-            if id(x) in self.large:
-                raise ValueError(
-                    f"the compiled function uses an array of shape {x.shape} from outside, too "
-                    "large to see whether it has changed: pass it as an argument"
-                )
-            x = x.base if isinstance(x, np.ndarray) else None
-
-
-def _labelled(x: Node) -> str:
-    return f" {x.label!r}" if x.label else ""
-
-
-# --- traced nodes -------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from tinygrad_bp.replay.recorder import Recorder
 
 
 def _refuse(what: str) -> NoReturn:
@@ -270,7 +105,7 @@ class _Traced:
 
     def detach(self) -> Any:
         """The same values, through which no gradient flows."""
-        return _operation(tape.detach, (self,))
+        return apply_rule(tape.detach, (self,))
 
     def register_hook(self, hook: Any) -> Any:
         """Refused: a program has no hooks."""
@@ -306,7 +141,7 @@ class _Traced:
             return NotImplemented  # forward mode applies the rules to us, in its turn
         if isinstance(rule, Rule) and any(isinstance(x, Values) for x in operands):
             return NotImplemented  # they apply it to each of their elements and us
-        return _operation(rule, operands, parameters, options or {})
+        return apply_rule(rule, operands, parameters, options or {})
 
 
 class TracedValue(ByRules, _Traced, Value):
@@ -409,7 +244,7 @@ class Index(ArrayByRules):
         """Record what is done to the index itself; other operations are on its numbers."""
         if rule not in (tape.pick, tape.one_hot, tape.as_floats):
             given = [x._as_floats() if isinstance(x, Index) else x for x in operands]
-            return _operation(rule, given, parameters, options)
+            return apply_rule(rule, given, parameters, options)
         (x,) = operands
         result = rule.apply(arrays, [x._numbers], parameters, options or {})
         recorder = x.recorder
@@ -470,7 +305,7 @@ class Condition:
         return x if self.recorder.kind == "scalar" else x.astype(dtype)
 
     def _as_number(self) -> Any:
-        return _operation(rules.where, (self, 1.0, 0.0))
+        return apply_rule(rules.where, (self, 1.0, 0.0))
 
     def all(self) -> Any:
         """Whether it holds everywhere."""
@@ -543,12 +378,13 @@ def _numbers(x: Any, rule: Any, is_condition: bool, kind: str) -> Any:
     return as_array(x, rule.name)
 
 
-def _operation(
+def apply_rule(
     rule: Any,
     operands: Sequence[Any],
     parameters: tuple[Any, ...] = (),
     options: dict[str, Any] | None = None,
 ) -> Any:
+    """Compute an operation on this run's numbers, and write it down."""
     recorder = _recorder_of([*operands, *_flat(parameters)])
     recorder.check_open()
     kind = recorder.kind
@@ -599,7 +435,7 @@ def _operation(
         remembered = [x if is_traced(x) else d for x, d in pairs]
         _link(node, rule, remembered, data, parameters, options)
     elif isinstance(node, TracedValue) and not recording and rule is not tape.detach:
-        return _operation(tape.detach, (node,))
+        return apply_rule(tape.detach, (node,))
     return node
 
 
@@ -657,7 +493,7 @@ def _compared(rule: Rule, *operands: Any) -> Any:
     known = (Node, Condition, int, float, np.number, np.bool, np.ndarray, list, tuple)
     if not all(isinstance(x, known) for x in operands):
         return NotImplemented
-    return _operation(rule, operands)
+    return apply_rule(rule, operands)
 
 
 def traced(recorder: Recorder, number: int, result: Any) -> Any:
@@ -676,23 +512,6 @@ def traced(recorder: Recorder, number: int, result: Any) -> Any:
     x.x = x.dx = x.y = x.dy = None
     x.recorder, x.number, x.is_leaf = recorder, number, False
     return x
-
-
-class recording_by(_Block):
-    """The block in which a function is recorded."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-
-    def _scope(self, outer: Scope | None) -> Scope:
-        return self.recorder.scope
-
-    def _observers(self, outer: tuple[Observer, ...]) -> tuple[Observer, ...]:
-        return (*outer, self.recorder)
-
-    def _leave(self) -> bool:
-        self.recorder.closed = True
-        return super()._leave()
 
 
 def input_like(recorder: Recorder, x: Any, dtype: Any = None) -> Any:
