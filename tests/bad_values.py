@@ -136,6 +136,27 @@ BAD: dict[str, Callable[[], Any]] = {
 }
 
 
+def _torch(requires_grad: bool = False, dtype: str = "float64") -> Any:
+    import torch
+
+    return torch.ones(4, 3, dtype=getattr(torch, dtype), requires_grad=requires_grad)
+
+
+def _jax() -> Any:
+    import jax
+
+    return jax.numpy.ones((4, 3))
+
+
+# Arrays of other libraries: by name, the library and how to make one.
+FOREIGN: dict[str, tuple[str, Callable[[], Any]]] = {
+    "torch": ("torch", _torch),
+    "torch with a gradient": ("torch", lambda: _torch(requires_grad=True)),
+    "torch ints": ("torch", lambda: _torch(dtype="int64")),
+    "jax": ("jax", _jax),
+}
+
+
 def _circle() -> Any:
     x: list[Any] = [1.0]
     x.append(x)
@@ -219,7 +240,7 @@ def marks_of(value: Any) -> list[str]:
     if isinstance(value, str):
         marks += [value] if len(value) > 3 else ["''", "nothing"] if not value else []
     if hasattr(value, "shape"):
-        marks += [f"got {n}" for n in value.shape] + ["got ()"]
+        marks += [f"got {n}" for n in value.shape] + ["got ()", str(tuple(value.shape))]
         marks.append(f"shape {value.shape[1:]}")  # of one of its steps
     if isinstance(value, float):
         marks.append(f"{value:g}")

@@ -9,15 +9,18 @@ characters. Nothing else may happen: no error from the depths, no warning, no an
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import warnings
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from accepted import PARAMETERS, Accepts, anything, node
-from bad_values import BAD, BESIDES, ERRORS, complaint, is_leaked
+from bad_values import BAD, BESIDES, ERRORS, FOREIGN, Plain, complaint, is_leaked
 from public_calls import Call, calls, parameters_of
 
 from tinygrad_bp.explain.wrong import DoesNotApplyError
@@ -82,7 +85,7 @@ def accepted(name: str, parameter: str) -> Accepts:
 
 def judged(name: str, parameter: str, bad: str) -> str:
     """What is wrong with the answer to a bad value; empty if nothing is."""
-    call, value = CALLS[name](), BAD[bad]()
+    call, value = CALLS[name](), (BAD[bad] if bad in BAD else FOREIGN[bad][1])()
     accepts = accepted(name, parameter)
     arguments: Any = (value,) if call.is_variadic(parameter) else value
     try:
@@ -100,7 +103,12 @@ def judged(name: str, parameter: str, bad: str) -> str:
         return f"{type(error).__name__} {found}: {error}" if found else ""
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
-    return "" if accepts(value) else "silence"
+    return "" if accepts(as_numpy(value) if bad in FOREIGN else value) else "silence"
+
+
+def as_numpy(x: Any) -> Any:
+    """What an array of another library may be taken for: none, if it has a gradient."""
+    return Plain() if getattr(x, "requires_grad", False) else np.asarray(x)
 
 
 # --- the cases ----------------------------------------------------------------------------------
@@ -123,6 +131,7 @@ def values_for(name: str, parameter: str) -> list[str]:
 def guarded(tmp_path_factory):
     """A folder of its own, a limit of memory, and an end to what hangs."""
     faulthandler.dump_traceback_later(1200, exit=True)
+    installed()  # their libraries take more than the limit
     here = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("bad_input"))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -159,6 +168,31 @@ def test_bad_arguments_are_refused_in_words_that_help(name):
             own = f"{name}.{parameter}" in HANDED_ON and not found.startswith("Recursion")
             if found and not own:
                 failures.append(f"{parameter} = {bad}: {found}")
+    assert not failures, "\n".join(failures)
+
+
+@functools.cache
+def installed() -> list[str]:
+    """The arrays of other libraries that there are; each was made once."""
+    found = [bad for bad, (library, _) in FOREIGN.items() if find_spec(library)]
+    for bad in found:
+        FOREIGN[bad][1]()
+    return found
+
+
+def test_arrays_of_other_libraries_are_taken_as_numbers_or_refused():
+    """Each parameter with one of them; those with a gradient of their own never lose it."""
+    if not installed():
+        pytest.skip("needs PyTorch or JAX")
+    failures = []
+    for name in CALLS:
+        for k, parameter in enumerate(parameters_of(CALLS[name]())):
+            some = installed() if EVERY else [installed()[(k + len(name)) % len(installed())]]
+            for bad in some:
+                found = judged(name, parameter, bad)
+                own = f"{name}.{parameter}" in HANDED_ON or "Values getitem" in name
+                if found and not own:  # numpy's own words: see `names_of`
+                    failures.append(f"{name}.{parameter} = {bad}: {found}")
     assert not failures, "\n".join(failures)
 
 

@@ -280,6 +280,9 @@ def test_a_process_with_little_memory():
 
 # --- a million operations -----------------------------------------------------------------------
 
+DEEP = 1_000_000 if LONG else 50_000
+LESS = DEEP if LONG else 10_000  # of what takes more time
+
 
 def in_small_stack(work):
     """What `work` gives in a thread with 1 MiB of stack."""
@@ -303,86 +306,180 @@ def in_small_stack(work):
     return results[0]
 
 
-def chain(x, n):
-    y = x
+def ladder(x, n):
+    """(n + 1) x², by n additions one after the other; each of them uses x² again.
+
+    At 1/2 every number on the way is exact, and so are those of the derivatives.
+    """
+    square = x * x
+    y = square
     for _ in range(n):
-        y = y + 1.0 if isinstance(y, Value) else -y
+        y = y + square
     return y
 
 
-DEEP = 1_000_000 if LONG else 200_000
-DEEP_TENSORS = 200_000 if LONG else 50_000
+def rung(n):
+    """A chain of so many operations and its leaf, with a name in the middle."""
+    x = Value(0.5, label="x")
+    with tb.scope("chain"):
+        y = nn.named(ladder(x, n // 2), "z")
+        for _ in range(n // 2):
+            y = y + 1.0
+    return x, y
 
 
 def test_a_deep_chain_of_values():
     def work():
         x = Value(0.5)
-        y = chain(x, DEEP)
+        y = ladder(x, DEEP)
+        assert y.data == 0.25 * (DEEP + 1)
         y.backward()
-        assert x.grad == 1.0
-        assert tb.grad(lambda x: chain(x, DEEP // 10))(0.5) == 1.0
+        assert x.grad == DEEP + 1
+        assert sum(1 for _ in tb.sweep(y)) == DEEP + 2
         repr(y)
         for refused in (copy.deepcopy, pickle.dumps):
             with pytest.raises(TypeError, match="history"):
                 refused(y)
         assert copy.deepcopy(x).data == pickle.loads(pickle.dumps(x)).data == 0.5
         assert y > x
-        assert sum(1 for _ in tb.sweep(y)) == DEEP + 1
-        del y
+        y.zero_grad()
+        del y  # and with it the whole chain
+        x.zero_grad()
+        tb.checkpoint(lambda x: ladder(x, DEEP), x).backward()
+        return x.grad
+
+    assert in_small_stack(work) == DEEP + 1
+
+
+def test_derivatives_through_a_deep_chain():
+    def f(x):
+        return ladder(x, LESS)
+
+    def work():
+        assert tb.grad(f)(0.5) == LESS + 1
+        assert tb.jvp(f, 0.5, 1.0) == (0.25 * (LESS + 1), LESS + 1)
+        assert tb.hvp(f, 0.5, 1.0) == 2 * (LESS + 1)
+        assert tb.derivative(f, 2)(0.5) == 2 * (LESS + 1)
+        return tb.grad(tb.grad(f))(0.5)
+
+    assert in_small_stack(work) == 2 * (LESS + 1)
+
+
+def test_a_deep_chain_of_tensors():
+    def work():
+        x = Tensor([0.5, 1.0], label="x")
+        with tb.scope("chain"):
+            y = ladder(x, LESS)
+        loss = y.sum()
+        loss.backward()
+        assert np.array_equal(x.grad, [LESS + 1, 2 * (LESS + 1)])
+        with pytest.raises(TypeError, match="history"):
+            copy.deepcopy(loss)
+        loss.backward(leaves_only=True)
+        assert np.array_equal(x.grad, [2 * (LESS + 1), 4 * (LESS + 1)])
+        assert "no inner quantity" in str(tb.explain.deltas(loss))
+        assert "ordinary" in str(tb.explain.why(loss, x))
+        assert "2 uses" in str(tb.explain.contributions(loss, x))
+        assert "drawn as" in draw(loss, collapse=1).svg
+        del y, loss
         return True
 
     assert in_small_stack(work)
 
 
-def test_a_deep_chain_of_tensors():
-    def work():
-        x = Tensor([0.5, 1.0])
-        y = chain(x, DEEP_TENSORS)
-        y.backward(np.ones(2))
-        assert np.array_equal(x.grad, [1.0, 1.0])
-        with pytest.raises(TypeError, match="history"):
-            copy.deepcopy(y)
-        y.sum().backward(leaves_only=True)
-        del y
-        return np.array_equal(x.grad, [2.0, 2.0])
-
-    assert in_small_stack(work)
-
-
 def test_a_deep_chain_explained():
-    n = DEEP // 4
-
     def work():
-        x = Value(0.5, label="x")
-        y = chain(nn.named(chain(x, n // 2), "z"), n // 2)
-        assert "z" in str(tb.explain.deltas(y))
-        assert "x" in str(tb.explain.why(y, x))
-        assert "x" in str(tb.explain.contributions(y, x))
-        assert str(tb.explain.paths(y, x))
-        return tb.explain.cost(lambda x: chain(x, n // 10), 0.5, times=False)
+        x, y = rung(LESS)
+        n = LESS // 2 + 1
+        explain = tb.explain
+        (row,) = explain.deltas(y)
+        assert (row.name, row.value, row.delta) == ("z", 0.25 * n, 1.0)
+        assert "ordinary" in str(explain.why(y, x))
+        assert "none of 1 not ordinary" in str(explain.why(y))
+        assert f"sum: {n}" in str(explain.contributions(y, x))
+        assert f"the sum over {2 * n:,} paths" in str(explain.paths(y, x))
+        return True
 
     assert in_small_stack(work)
 
 
-def test_a_deep_chain_replayed():
-    n = DEEP // 4
+def test_what_a_deep_chain_costs():
+    def work():
+        def make(n):
+            return lambda x: ladder(x, n), 0.5
+
+        growth = tb.explain.growth(make, [LESS // 10, LESS])
+        return growth.ratios
+
+    few, many = in_small_stack(work)
+    assert np.allclose(few, many, rtol=1e-2)
+
+
+def test_a_derivation_of_a_deep_chain_is_refused():
+    with pytest.raises(ValueError, match="at most 20,000"):
+        in_small_stack(lambda: tb.explain.derive(ladder(Value(0.5), DEEP)))
+
+
+@pytest.mark.parametrize("engine", ["numpy", "numba"])
+def test_a_deep_chain_replayed(engine):
+    if engine == "numba":
+        pytest.importorskip("numba", reason="the engine's package")
 
     def work():
-        step = tb.compile(lambda x: chain(x, n))
-        assert step(0.5) == 0.5 + n
-        assert step.value_and_grad(1.5) == (1.5 + n, 1.0)
-        return len(str(step.program(0.5)).splitlines()) > n
+        step = tb.compile(lambda x: ladder(x, LESS), engine=engine)
+        for x in (0.5, 1.5):
+            assert step(x) == x * x * (LESS + 1)
+            assert step.value_and_grad(x) == (x * x * (LESS + 1), 2.0 * x * (LESS + 1))
+        rows = np.array([0.5, 1.0, -2.0])
+        values, gradients = step.batch(rows, rows=[0], gradient="rows")
+        assert np.array_equal(values, rows**2 * (LESS + 1))
+        assert np.array_equal(gradients, 2.0 * rows * (LESS + 1))
+        program = step.program(0.5)
+        assert len(str(program).splitlines()) == len(program) + 1
+        return step.recordings
 
-    assert in_small_stack(work)
+    assert in_small_stack(work) == 2
 
 
-def test_a_deep_chain_drawn_collapsed():
-    n = DEEP // 4
+def test_a_deep_chain_of_tensors_replayed():
+    n = 100_000 if LONG else 2_000
 
     def work():
-        x = Value(0.5, label="x")
-        with tb.scope("chain"):
-            y = chain(x, n)
-        return draw(y, collapse=1).svg
+        step = tb.compile(lambda x: tb.sin(ladder(x, n)).sum())
+        for x in (np.array([0.5, 1.0]), np.array([-0.25, 0.0])):
+            value, gradient = step.value_and_grad(x)
+            assert value == np.sin(x * x * (n + 1)).sum()
+            assert np.allclose(gradient, np.cos(x * x * (n + 1)) * 2.0 * x * (n + 1), rtol=1e-9)
+        return step.recordings
 
-    assert in_small_stack(work)
+    assert in_small_stack(work) == 1
+
+
+def test_a_long_recurrent_network_replayed():
+    """As many steps as a text has characters, each used again by a `stack` of all."""
+    steps = 10_000 if LONG else 300
+    w, xs = Tensor(np.eye(2) * 0.5), np.zeros((steps, 2))
+    xs[0] = 1.0
+
+    def loss(w, xs):
+        return tb.stack(nn.unroll(lambda x, h: h @ w + x, xs, np.zeros(2))).sum()
+
+    def work():
+        tb.compile(loss).backward(w, xs)
+        return w.grad
+
+    # The sum over t of wᵗ, whose derivative by each of four elements is the same of a full matrix.
+    assert np.allclose(in_small_stack(work), 4.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("collapse", [1, None])
+def test_a_deep_chain_drawn_collapsed(collapse):
+    def work():
+        x, y = rung(DEEP)
+        drawing = draw(y * x, collapse=collapse)
+        assert drawing.svg.startswith("<svg")
+        return drawing.scene
+
+    scene = in_small_stack(work)
+    assert sorted(box.kind for box in scene.boxes) == ["group", "inner", "leaf"]
+    assert "drawn as 3 boxes" in scene.note

@@ -1205,3 +1205,44 @@ def test_what_does_not_become_an_array_says_why():
 def test_logsumexp_keeps_dimensions_by_an_integer_as_a_sum_does():
     x = Tensor(np.zeros((2, 3)))
     assert [tb.logsumexp(x, axis=1, keepdims=k).shape for k in (0, 1)] == [(2,), (2, 1)]
+
+
+# --- arrays of other libraries ------------------------------------------------------------------
+
+
+class Foreign:
+    """An array as PyTorch's are: converted by a method that knows no `copy`."""
+
+    def __init__(self, numbers, requires_grad=False):
+        self.numbers, self.requires_grad = np.asarray(numbers), requires_grad
+        self.shape, self.dtype = self.numbers.shape, "foreign"
+
+    def __array__(self, dtype=None):
+        if self.requires_grad:
+            raise RuntimeError("it has a gradient")
+        return self.numbers if dtype is None else self.numbers.astype(dtype)
+
+
+def test_an_array_of_another_library_is_taken_as_numbers():
+    x, other = Tensor([1.0, 2.0, 3.0]), Foreign([1.0, 5.0, 3.0])
+    assert np.array_equal((x * other).data, [1.0, 10.0, 9.0])
+    assert np.array_equal(x == other, [True, False, True])
+    assert np.array_equal(Tensor(other).data, other.numbers)
+    layer = tb.nn.Linear(3, 2, rng=0)
+    assert np.array_equal(layer(other).data, layer(other.numbers).data)
+
+
+def test_one_with_a_gradient_of_its_own_is_refused():
+    x, other = Tensor([1.0, 2.0, 3.0]), Foreign([1.0, 5.0, 3.0], requires_grad=True)
+    for use in (Tensor, x.__mul__, x.__eq__, x.__matmul__, tb.nn.Linear(3, 2, rng=0), tb.values):
+        with pytest.raises(TypeError, match=r"gradient of its own.*detach\(\)\.numpy\(\)"):
+            use(other)
+
+
+@pytest.mark.parametrize("of", [lambda x, i: x[i], tb.take, lambda x, i: x[i, None][:, 0]])
+def test_an_index_of_another_library_is_fixed_when_it_is_recorded(of):
+    x, index = Tensor([1.0, 2.0, 3.0]), Foreign([0, 1])
+    y = of(x, index) * np.array([1.0, 10.0])
+    index.numbers[0] = 2
+    y.sum().backward()
+    assert np.array_equal(x.grad, [1.0, 10.0, 0.0])

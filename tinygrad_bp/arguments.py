@@ -30,7 +30,7 @@ def shown(x: Any) -> str:
     shape = getattr(x, "shape", None)
     if isinstance(shape, tuple):
         number = f" {x}" if shape == () and isinstance(x, Real) else ""
-        return _short(f"{kind}{number}" if number else f"{kind} of shape {shape}{_dtype(x)}")
+        return _short(f"{kind}{number}" if number else f"{kind} of shape {tuple(shape)}{_dtype(x)}")
     if isinstance(x, type):
         return _short(f"the type {x.__name__}")
     if isinstance(x, (list, tuple, dict, set, frozenset)):
@@ -191,7 +191,9 @@ def several(x: Any, what: str, of: str) -> list[Any]:
     """A sequence, or another thing to go through, as a list; a text or a dict is none."""
     if isinstance(x, (str, bytes, Mapping)) or not isinstance(x, Iterable):
         raise wrong_kind(what, f"a list of {of}", x)
-    if (hasattr(x, "dtype") and getattr(x, "size", 0) > MOST_LISTED) or _length(x) > MOST_LISTED:
+    shape = getattr(x, "shape", ())
+    size = math.prod(shape) if isinstance(shape, tuple) else 0
+    if size > MOST_LISTED or _length(x) > MOST_LISTED:
         raise out_of_range(what, f"a list of {of}", x)
     try:
         return list(x)

@@ -185,7 +185,7 @@ def _indices(x: Any, what: str, ndim: int) -> None:
 def _kind(x: Any) -> str:
     try:
         return np.asarray(x).dtype.kind
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # whatever an object of another library may raise
         return "O"
 
 

@@ -45,7 +45,7 @@ class Values(FunctionMethods, _ObjectArray):
     wherever there is a rule. The others do the wrong thing to objects, so they raise.
     """
 
-    __array_priority__ = 10.0
+    __array_priority__ = 1e4  # above PyTorch's, so that the operators are ours
 
     # --- numbers of the elements ----------------------------------------------------------------
 

@@ -109,7 +109,14 @@ def _copied(x: Any, what: str) -> Array:
     """What numpy makes of x, as a new array."""
     if isinstance(x, np.ndarray) and x.dtype.kind not in "iuf":
         return x  # refused in any case; a view of another's memory may be too large to copy
+    if getattr(x, "requires_grad", False) is True:
+        raise TypeError(
+            f"{what}: expected numbers, got {shown(x)} with a gradient of its own, which would be "
+            "lost: pass .detach().numpy()"
+        )
     try:
+        if _is_foreign(x):
+            x = np.asarray(x)  # without `copy`, which PyTorch's does not know
         return np.array(x)
     except MemoryError:
         raise MemoryError(f"{what}: no memory to copy {shown(x)}") from None
@@ -416,7 +423,13 @@ def _frozen(parameter: Any) -> Any:
         return type(parameter)(_frozen(p) for p in parameter)
     if isinstance(parameter, Node):
         raise TypeError(f"expected plain numbers, got a {type(parameter).__name__}; use its .data")
-    return parameter
+    return _copied(parameter, "argument") if _is_foreign(parameter) else parameter
+
+
+def _is_foreign(x: Any) -> bool:
+    """Whether x is an array of another library."""
+    ours = hasattr(type(x), "_interpret") or isinstance(x, (np.ndarray, np.generic))
+    return hasattr(type(x), "__array__") and not ours
 
 
 _operations: dict[Rule | ArrayRule, Callable[..., Any]] = {}
@@ -441,9 +454,8 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
         tell_read(x)
         if isinstance(y, Tensor):
             return _compared(compare, x._array, y._array)
-        numeric = isinstance(
-            _plain(y, "comparison"), (int, float, np.number, np.ndarray, list, tuple)
-        )
+        plain = (int, float, np.number, np.ndarray, list, tuple)
+        numeric = isinstance(_plain(y, "comparison"), plain) or _is_foreign(y)
         if not numeric or isinstance(y, bool):
             return NotImplemented
         return _compared(compare, x._array, _constant(y, "comparison"))

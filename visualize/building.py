@@ -20,7 +20,7 @@ from .summaries import short
 from .text import clean, number
 from .things import Thing, source, things_of
 
-SEARCH = 400_000  # things; in larger graphs no collapse is looked for
+SEARCH = 400_000  # things; of larger graphs the outermost scopes are collapsed at once
 
 
 class Options(NamedTuple):
@@ -129,9 +129,10 @@ def _ways(grouping: Grouping, options: Options) -> Iterator[tuple[Collapse, bool
         yield asked, False, _words(asked)
     if options.fold is not False:
         yield asked, True, _words(asked)
-    if asked is not None or len(grouping.things) > SEARCH:
+    if asked is not None:
         return
-    for depth in range(grouping.depth, 0, -1):
+    deepest = grouping.depth if len(grouping.things) <= SEARCH else min(1, grouping.depth)
+    for depth in range(deepest, 0, -1):
         if not options.fold:
             yield depth, False, _words(depth)
         if options.fold is not False:

@@ -137,7 +137,7 @@ def _scene(node: Any, inputs: Any, options: Options, highlight: Any) -> Scene:
 def _hint(node: Any) -> str:
     if isinstance(node, Compiled):
         return "; draw its f.program(...), or what f.f(...) returns"
-    return "; draw one element, or their sum" if hasattr(node, "flat") else ""
+    return "; draw one element, or their sum" if hasattr(type(node), "flat") else ""
 
 
 def _nodes_in(x: Any) -> list[Node]:

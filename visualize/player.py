@@ -111,7 +111,7 @@ def play(
                   ∂L/∂a = 6: complete, 2 contributions; a leaf, nothing to hand on
     """
     if not isinstance(node, Node):
-        hint = "; play one element, or their sum" if hasattr(node, "flat") else ""
+        hint = "; play one element, or their sum" if hasattr(type(node), "flat") else ""
         raise TypeError(f"play: node must be a Value or a Tensor, got {type(node).__name__}{hint}")
     if getattr(node, "size", 1) != 1:
         raise out_of_range("play: node", "a single number", node)

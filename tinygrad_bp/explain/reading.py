@@ -65,9 +65,10 @@ class Reading:
         self.loss, self.columns = loss, columns
         self.order = topological_order(loss)
         if len(self.order) > MOST_NODES:
+            or_arrays = "" if isinstance(loss, Tensor) else ", or Tensors in the place of Values"
             raise ValueError(
                 f"loss: its graph has {len(self.order):,} nodes, and derivations are written for "
-                f"at most {MOST_NODES:,}: take fewer steps, or Tensors in the place of Values"
+                f"at most {MOST_NODES:,}: take fewer steps{or_arrays}"
             )
         self.scalar = not isinstance(loss, Tensor)
         self.notes: list[str] = []

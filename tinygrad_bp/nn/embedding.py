@@ -13,7 +13,7 @@ from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import check_features, check_sizes
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.tensor import Tensor
+from tinygrad_bp.tensor import Tensor, as_array
 
 
 class Embedding(Module):
@@ -50,7 +50,7 @@ class Embedding(Module):
         Raises:
             ValueError: a symbol is not in 0 ... symbols - 1, or the rows have another length.
         """
-        if not hasattr(x, "dtype"):
+        if not hasattr(getattr(x, "dtype", None), "kind"):  # a list, or another library's array
             x = integers(x, "Embedding: x")
         if isinstance(x, (Tensor, Values)) or x.dtype.kind not in "iu":
             check_features(x, self.E.shape[0], "Embedding")
@@ -128,5 +128,7 @@ class PositionalEncoding(Module):
                 f"PositionalEncoding: expected (time, batch, {features}) of at most {steps} "
                 f"steps, got shape {tuple(x.shape)}"
             )
+        if not (hasattr(type(x), "_interpret") or isinstance(x, np.ndarray)):
+            x = as_array(x, "x")
         P = self.P[: x.shape[0]]
         return x + (P if len(x.shape) == 2 else P[:, None])

@@ -236,5 +236,6 @@ def check_features(x: Any, expected: int, what: str) -> None:
         raise ValueError(f"{what}: expected (..., {expected}) features, got shape {tuple(shape)}")
     if isinstance(x, (Tensor, Values)):
         return
-    if isinstance(x, np.ma.MaskedArray) or getattr(x, "dtype", np.dtype(float)).kind not in "biuf":
+    kind = getattr(getattr(x, "dtype", None), "kind", "f")  # another library's: a float so far
+    if isinstance(x, np.ma.MaskedArray) or kind not in "biuf":
         raise wrong_kind(what, "real numbers", x)

@@ -210,6 +210,8 @@ def as_node(x: Any, like: Any) -> Any:
         return x
     if isinstance(like, (Value, Values)):
         return values(x, requires_grad=False)
+    if not isinstance(x, np.ndarray):
+        x = as_array(x, "x")  # whose errors name the argument
     return Tensor(x, requires_grad=False)
 
 

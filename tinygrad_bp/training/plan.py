@@ -87,7 +87,7 @@ def check_plan(plan: Plan) -> None:
 
 def arrays_of(data: Iterable[Any], what: str) -> Arrays:
     """Inputs and targets as arrays, of equally many samples, all finite."""
-    if isinstance(data, (np.ndarray, Tensor)):
+    if isinstance(data, Tensor) or hasattr(type(data), "__array__"):
         raise wrong_kind(what, "arrays (x, y)", data)
     parts = several(data, what, "arrays (x, y)")
     arrays = tuple(_array(part, what) for part in parts)
