@@ -86,16 +86,31 @@ def applied(step, operands):
     return rule(*operands, *arguments)
 
 
-def run(program, leaves, use=None):
-    """The result of every operation; each use of an operand is of `use(operand)`."""
+def run(program, leaves, use=None, once=False):
+    """The result of every operation; each use of an operand is of `use(operand)`.
+
+    With `once`, operations that are equal have one result, as in an optimised record.
+    """
     results = []
+    first = {}
     for step in program.steps:
         operands = operands_of(step, leaves, results)
+        if once:
+            key = (
+                step.name,
+                repr(step.arguments),
+                *(repr(x) if type(x) is float else id(x) for x in operands),
+            )
+            if key in first:
+                results.append(first[key])
+                continue
         if use is not None:
             operands = [
                 use(x) if isinstance(x, (tb.Value, tb.Tensor, Values)) else x for x in operands
             ]
         results.append(applied(step, operands))
+        if once:
+            first[key] = results[-1]
     return results
 
 

@@ -19,6 +19,7 @@ pytest.importorskip("torch", reason="PyTorch is the oracle")
 from . import Mismatch, arrays, making, programs, torch_oracle
 from .programs import Leaf, Program, Step
 from .shrinking import execute, fails, shrunk
+from .torch_conventions import AT_INFINITY, OVERFLOW, UNDERFLOW, ZERO_UPSTREAM
 
 MANY = int(os.environ.get("TINYGRAD_BP_FUZZ", "1"))  # times as many
 
@@ -93,10 +94,10 @@ MEETING = Program(
 )  # fmt: skip
 PROD = "prod at nan, infinity or overflow: the product of the others here, nan there"
 DIFFERENT = {
-    "square": (one("norm", (1e30, -2e30, 1.0), dtype="float32"), torch_oracle.OVERFLOW),
-    "power": (one("power", (1e30, 2.0), 3.0, dtype="float32"), torch_oracle.OVERFLOW),
+    "square": (one("norm", (1e30, -2e30, 1.0), dtype="float32"), OVERFLOW),
+    "power": (one("power", (1e30, 2.0), 3.0, dtype="float32"), OVERFLOW),
     "nan": (
-        Program(3, (Leaf((3,), (0.9, -1.7, 0.5)),), ZERO_TIMES_NAN), torch_oracle.ZERO_UPSTREAM,
+        Program(3, (Leaf((3,), (0.9, -1.7, 0.5)),), ZERO_TIMES_NAN), ZERO_UPSTREAM,
     ),
     "at the origin": (one("arctan2", (0.0, 1.0), 0.0), "arctan2 at the origin: nan here, 0 there"),
     "between equal bounds": (
@@ -114,15 +115,15 @@ DIFFERENT = {
         Program(3, (Leaf((3,), (0.0, -0.0, 2.0)), Leaf((3,), (nan, inf, 3.0))),
                 (Step("azmul", (~0, ~1)),)), None,
     ),
-    "far out": (one("log_sigmoid", (4e30, 2.0)), torch_oracle.UNDERFLOW),
+    "far out": (one("log_sigmoid", (4e30, 2.0)), UNDERFLOW),
     "logsumexp of nan": (
         one("logsumexp", (nan,), shape=()), "logsumexp of a single nan: nan here, 1 there",
     ),
-    "softmax": (one("softmax", (1.0, inf)), torch_oracle.AT_INFINITY),
-    "float32": (one("softmax", (0.1, inf, inf), dtype="float32"), torch_oracle.AT_INFINITY),
-    "log_softmax": (one("log_softmax", (1.0, inf)), torch_oracle.AT_INFINITY),
+    "softmax": (one("softmax", (1.0, inf)), AT_INFINITY),
+    "float32": (one("softmax", (0.1, inf, inf), dtype="float32"), AT_INFINITY),
+    "log_softmax": (one("log_softmax", (1.0, inf)), AT_INFINITY),
     "some rows": (
-        one("norm", (nan,) * 8, arguments=(0, False), shape=(1, 8)), torch_oracle.ZERO_UPSTREAM,
+        one("norm", (nan,) * 8, arguments=(0, False), shape=(1, 8)), ZERO_UPSTREAM,
     ),
     "an empty sum": (contracted(",x->", (), (0,), number=nan), None),
     "an empty sum, upstream of nan": (contracted("ij,x->x", (2, 0), (3,), "log"), None),

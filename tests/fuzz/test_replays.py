@@ -174,6 +174,26 @@ def test_beyond_the_roundings_of_a_sum_nothing_is_excused(x, change):
         agreed(CANCEL, x, change)
 
 
+TWICE = programs.Program(
+    8, (SINGLE,), (Step("sinh", (~0,)), Step("sinh", (~0,)), Step("subtract", (0, 1)))
+)
+
+
+def test_equal_operations_of_a_replay_are_one(monkeypatch):
+    """Of sinh(x) - sinh(x), whose derivatives are infinite at 800: 0, and not inf - inf."""
+    program = replays.Program(TWICE, "number", calls=1)
+    monkeypatch.setattr(replays, "data_sets", lambda _: [(0, [np.array(800.0)])])
+    replays.check(program, tally := Counter())
+    assert tally["(numbers by numpy: equal operations are one)"] == 1
+    call = replays.Replay.__call__
+    for wrong in (0.5, np.inf):
+        monkeypatch.setattr(
+            replays.Replay, "__call__", lambda s, x, w=wrong: (call(s, x)[0], {0: w})
+        )
+        with pytest.raises(Mismatch):
+            replays.check(program, Counter())
+
+
 def test_code_shows_data_and_results(capsys):
     program = next(of_engine("numpy", 1, calls=2))
     execute(replays.code(program), print)

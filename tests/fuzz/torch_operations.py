@@ -114,6 +114,17 @@ def dim_of(x, axis):
     return tuple(a % x.dim() for a in axes) if x.dim() else ()
 
 
+def count(x, axis):
+    """How many elements are reduced to one."""
+    return math.prod(x.shape[i] for i in dim_of(x, axis))
+
+
+def restored(y, x, axis):
+    """y, reduced from x, with axes of length 1 again."""
+    dim = dim_of(x, axis)
+    return y.reshape([1 if i in dim else n for i, n in enumerate(x.shape)])
+
+
 def _reduced(function):
     """A reduction that PyTorch has along axes; over none of them it does nothing."""
 

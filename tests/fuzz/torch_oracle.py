@@ -8,9 +8,8 @@ conditioned the program is.
 """
 
 import functools
-import math
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +18,29 @@ from tinygrad_bp.array_rules import ARRAY_RULES
 from tinygrad_bp.rules import RULES
 
 from . import Mismatch, programs
-from .derivations import PARTIALS, VALUES
+from .derivations import VALUES
 from .paths import MAX, either_zero
+from .torch_conventions import (
+    AT_INFINITY,
+    DEFAULT_AXIS,
+    OVERFLOW,
+    PULLED,
+    UNDERFLOW,
+    ZERO_UPSTREAM,
+    Found,
+    from_the_books,
+    reasons,
+    zero_times,
+)
 from .torch_operations import (
     DIFFERENCES,
     ELEMENTWISE,
     MOVES,
     STRUCTURAL,
+    count,
     dim_of,
     mean,
+    restored,
     softmax,
     softmax_in_the_limit,
     structural,
@@ -44,20 +57,11 @@ ABSOLUTE = frozenset(STRUCTURAL) - {
 
 def _terms_of_var(step, x, z, a):
     axis, ddof, _ = (*step.arguments, None, 0, False)[:3] if step.arguments else (None, 0, False)
-    deviation = x.abs() + _restored(mean(x.abs(), axis), x, axis)
-    count = max(_count(x, axis) - ddof, 1)
-    value = _restored(mean(deviation**2, axis), x, axis) * _count(x, axis) / count
-    pulled = 2.0 * _restored(a, x, axis) * deviation / count
+    deviation = x.abs() + restored(mean(x.abs(), axis), x, axis)
+    n = max(count(x, axis) - ddof, 1)
+    value = restored(mean(deviation**2, axis), x, axis) * count(x, axis) / n
+    pulled = 2.0 * restored(a, x, axis) * deviation / n
     return value.reshape(z.shape) if value.numel() == z.numel() else z, [pulled]
-
-
-def _count(x, axis):
-    return math.prod(x.shape[i] for i in dim_of(x, axis))
-
-
-def _restored(y, x, axis):
-    dim = dim_of(x, axis)
-    return y.reshape([1 if i in dim else n for i, n in enumerate(x.shape)])
 
 
 def _terms_of_softmax(step, x, z, a):
@@ -84,7 +88,7 @@ def _terms_of_log_softmax(step, x, z, a):
 
 def _terms_of_logsumexp(step, x, z, a):
     axis = step.arguments[0] if step.arguments else None
-    shares = softmax(x, axis) * _restored(a, x, axis) * (1.0 + _spread(x, axis))
+    shares = softmax(x, axis) * restored(a, x, axis) * (1.0 + _spread(x, axis))
     # log(total) + peak: both count
     peak = torch.amax(x, dim_of(x, axis), keepdim=True) if x.dim() else x
     return z.abs() + peak.abs().reshape(z.shape), [shares]
@@ -243,18 +247,18 @@ class Comparison:
             with np.errstate(all="ignore"):
                 asked = Asked(step, [as_torch(x) for x in data])
             self.asked.append(asked)
-            self.check("value", k, results[k]._array, asked.value, asked.terms, data)
+            self._check_value(k, results[k]._array, data)
 
-    def check(self, what, k, got, expected, terms, data):
-        """Raise unless they agree, or the difference is one of those that are EXPLAINED."""
-        expected, terms = expected.numpy(), terms.numpy()
+    def _check_value(self, k, got, data):
+        """Raise unless they agree, or the difference is an explained one."""
+        expected, terms = self.asked[k].value.numpy(), self.asked[k].terms.numpy()
         if got.shape != expected.shape:
-            raise Mismatch(f"{what} of operation {k}: shape {got.shape}, PyTorch {expected.shape}")
+            raise Mismatch(f"value of operation {k}: shape {got.shape}, PyTorch {expected.shape}")
         ok = same(got, expected, terms, _coarsest([got]))
         self._check_zeros(k, got, expected, data)
         if ok.all():
             return
-        if got.dtype == np.float32 and what == "value" and self._overflows(k):
+        if got.dtype == np.float32 and self._overflows(k):
             ok |= _same_narrow(got, self._in_float32(k).value.numpy(), terms)
             if ok.all():
                 self.tally[f"({OVERFLOW})"] += 1
@@ -262,16 +266,15 @@ class Comparison:
         if same(got, expected, terms, _coarsest(data)).all():  # as elu's, exp(x) of a float32 x
             self.tally["(a value of float64, of functions of a float32 operand)"] += 1
             return
-        name = self.program.steps[k].name if isinstance(k, int) else ""
-        if name in ("softmax", "log_softmax") and np.isinf(data[0]).any():
-            step, x = self.program.steps[k], self.asked[k].xs[0]
+        step = self.program.steps[k]
+        if step.name in ("softmax", "log_softmax") and np.isinf(data[0]).any():
             axis = step.arguments[0] if step.arguments else -1
-            limit = softmax_in_the_limit(x, axis, name == "log_softmax")
+            limit = softmax_in_the_limit(self.asked[k].xs[0], axis, step.name == "log_softmax")
             if (ok | same(got, limit.numpy(), 0.0, "float64")).all():
                 self.tally[f"({AT_INFINITY})"] += 1
                 return
         raise Mismatch(
-            f"{what} of {name or k}: {_first(got, ok)}, PyTorch {_first(expected, ok)}"
+            f"value of {step.name}: {_first(got, ok)}, PyTorch {_first(expected, ok)}"
             f" (terms {_first(terms, ok)})"
         )
 
@@ -333,12 +336,12 @@ class Comparison:
         return asked.without_condition(asked.handed(g.to(asked.value.dtype)))
 
     def _by_convention(self, j, g):
-        """What operation j hands on by the engine's conventions, once more derived (EXPLAINED)."""
+        """What operation j hands on by the engine's conventions, derived once more."""
         step, asked = self.program.steps[j], self.asked[j]
         if asked.is_elementwise:
-            partials = _from_the_books(step.name, asked.leaves, self.results[j]._array)
+            partials = from_the_books(step.name, asked.leaves, self.results[j]._array)
             pairs = zip(partials, asked.xs, strict=True)
-            return asked.without_condition([_sum_to(_zero_times(g, p), x) for p, x in pairs])
+            return asked.without_condition([_sum_to(zero_times(g, p), x) for p, x in pairs])
         x = asked.xs[0]
         if step.name in PULLED:
             axis = step.arguments[0] if step.arguments else DEFAULT_AXIS.get(step.name)
@@ -346,7 +349,7 @@ class Comparison:
         parts = asked.handed(g)
         if step.name in ("var", "norm"):
             axis = step.arguments[0] if step.arguments else None
-            return [torch.where(_restored(g, x, axis) == 0, 0.0, h) for h in parts]
+            return [torch.where(restored(g, x, axis) == 0, 0.0, h) for h in parts]
         return [torch.zeros_like(h) for h in parts] if bool((g == 0).all()) else parts
 
     def gradients(self):
@@ -393,31 +396,29 @@ class Comparison:
             for j, s in enumerate(self.program.steps)
             if any(type(x) is int and x == k for x in s.operands)
         ]
-        ok_terms = terms if hasattr(terms, "numpy") else as_torch(terms)
-        expected, terms = total, ok_terms
-        got = np.asarray(grad)
-        if got.shape != tuple(expected.shape):
-            raise Mismatch(f"gradient of {_called(k)}: shape {got.shape}, {tuple(expected.shape)}")
-        ok = same(got, expected.numpy(), terms.numpy(), _coarsest([got, *like]))
+        expected, terms, got = total.numpy(), terms.numpy(), np.asarray(grad)
+        if got.shape != expected.shape:
+            raise Mismatch(f"gradient of {_called(k)}: shape {got.shape}, PyTorch {expected.shape}")
+        ok = same(got, expected, terms, _coarsest([got, *like]))
         if ok.all():
             return
         by_convention = self._summed(k, self._by_convention)
         sizes = np.nan_to_num(self._summed(k, self._by_convention, np.abs))
         if (ok | same(got, by_convention, sizes, _coarsest([got, *like]))).all():
-            reasons = {why for j, _ in consumers for why in self._reasons(j)}
-            for why in reasons - {ZERO_UPSTREAM} or reasons:
+            found = {why for j, _ in consumers for why in self._reasons(j)}
+            for why in found - {ZERO_UPSTREAM} or found:
                 self.tally[f"({why})"] += 1
-            if reasons:
+            if found:
                 return
         if any(self._overflows(j) for j, _ in consumers):
             narrow = self._summed(k, self._narrow)
-            if (ok | _same_narrow(got, narrow, terms.numpy())).all():
+            if (ok | _same_narrow(got, narrow, terms)).all():
                 self.tally[f"({OVERFLOW})"] += 1
                 return
         names = ", ".join(step.name for _, step in consumers)
         raise Mismatch(
             f"gradient of {_called(k)}, operand of {names}: {_first(got, ok)}, "
-            f"PyTorch {_first(expected.numpy(), ok)} (terms {_first(terms.numpy(), ok)})"
+            f"PyTorch {_first(expected, ok)} (terms {_first(terms, ok)})"
         )
 
     def _reasons(self, j):
@@ -425,9 +426,7 @@ class Comparison:
         step, g = self.program.steps[j], self.results[j]._grad
         operands = programs.operands_of(step, self.leaves, self.results)
         data = [np.asarray(getattr(x, "_array", x)) for x in operands]
-        difference = Found(step.name, data, np.zeros(1) if g is None else g)
-        with np.errstate(all="ignore"):
-            return [why for why, holds in EXPLAINED.items() if holds(difference)]
+        return reasons(Found(step.name, data, np.zeros(1) if g is None else g))
 
     def sizes(self):
         """Per leaf the sum over all paths of absolute terms: what roundings are a part of."""
@@ -462,115 +461,7 @@ def _called(k):
     return f"operation {k}" if k >= 0 else f"leaf {~k}"
 
 
-# --- conventions --------------------------------------------------------------------------------
-
-# What the engine's gradient is where PyTorch's is another: derived here a second time, and taken
-# for the answer only where it gives what the engine gave, and one of the reasons below holds.
-
-
-class Found(NamedTuple):
-    """An operation, on these data, with gradient g of its result."""
-
-    name: str
-    data: list[Any]
-    g: Any
-
-    def has(self, test):
-        return any(bool(test(x).any()) for x in self.data)
-
-
-def _comparing(name):
-    return name in ("max", "min") or (name in RULES and bool(RULES[name].kinks))
-
-
-def _may_be_infinite(found):
-    """Whether a derivative may be infinite or nan."""
-    return found.name in RULES or found.has(lambda x: ~np.isfinite(x))
-
-
-ZERO_UPSTREAM = "a gradient of exactly 0 upstream: 0 here, whatever the partial"
-AT_INFINITY = "softmax at infinity: the others' limit here, nan for all there"
-UNDERFLOW = "a zero with the sign of what underflows here, and without there"
-OVERFLOW = "float32 overflows, here and in PyTorch's float32, and float64 does not"
-
-# Where the conventions differ, each counted under this name. OVERFLOW is found by asking PyTorch
-# once more, in float32; UNDERFLOW, as of log_sigmoid far out, by asking the derivations.
-EXPLAINED = {
-    "a comparison with nan": lambda d: _comparing(d.name) and d.has(np.isnan),
-    "arctan2 at the origin: nan here, 0 there": lambda d: (
-        d.name == "arctan2" and bool(np.logical_and(d.data[0] == 0, d.data[1] == 0).any())
-    ),
-    "clip between equal bounds: the bound's here, nobody's there": lambda d: (
-        d.name == "clip" and bool(np.equal(d.data[1], d.data[2]).any())
-    ),
-    "prod at nan, infinity or overflow: the product of the others here, nan there": lambda d: (
-        d.name == "prod" and not np.isfinite(np.prod(np.maximum(np.abs(d.data[0]), 1.0)))
-    ),
-    "logsumexp of a single nan: nan here, 1 there": lambda d: (
-        d.name == "logsumexp" and d.data[0].ndim == 0 and d.has(np.isnan)
-    ),
-    AT_INFINITY: lambda d: d.name in ("softmax", "log_softmax") and d.has(np.isinf),
-    ZERO_UPSTREAM: lambda d: bool((d.g == 0).any()) and _may_be_infinite(d),
-}
-
-
-def _from_the_books(name, xs, z):
-    """The partials of an elementwise operation, by the derivations of the scalar programs."""
-    numbers = [x.detach().numpy() for x in xs]
-    partials = [np.empty(z.shape) for _ in xs]
-    for at in np.ndindex(z.shape):
-        pairs = PARTIALS[name](*(float(x[at]) for x in numbers), float(z[at]))
-        for partial, d in zip(partials, pairs[::2], strict=True):
-            partial[at] = d
-    return [as_torch(partial) for partial in partials]
-
-
-def _zero_times(g, d):
-    return torch.where(g == 0, 0.0, g * d)
-
-
-def _total(h, axis):
-    dim = dim_of(h, axis)
-    return h.sum(dim, keepdim=True) if dim else h
-
-
-def _pulled_softmax(x, g, axis):
-    p = softmax_in_the_limit(x, axis)
-    weighted = _zero_times(g, p)
-    return weighted - _zero_times(_total(weighted, axis), p)
-
-
-def _pulled_extremum(of, x, g, axis):
-    """In equal shares to the ties; to all of a row with nan, where nobody knows, nan."""
-    dim = dim_of(x, axis)
-    chosen = (x == (of(x, dim, True) if dim else x)).double()
-    return _zero_times(_restored(g, x, axis), chosen / _total(chosen, axis))
-
-
-def _pulled_prod(x, g, axis):
-    """Each is handed the product of the others."""
-    dim = dim_of(x, axis)
-    kept = [i for i in range(x.dim()) if i not in dim]
-    moved = x.permute((*kept, *dim))
-    rows = moved.reshape(*(x.shape[i] for i in kept), 1, _count(x, axis))
-    others = torch.where(torch.eye(rows.shape[-1], dtype=torch.bool), 1.0, rows).prod(-1)
-    back = others.reshape(moved.shape).permute([(*kept, *dim).index(i) for i in range(x.dim())])
-    return _zero_times(_restored(g, x, axis), back)
-
-
-PULLED = {
-    "softmax": _pulled_softmax,
-    "log_softmax": lambda x, g, axis: (
-        g - _zero_times(_total(g, axis), softmax_in_the_limit(x, axis))
-    ),
-    "logsumexp": lambda x, g, axis: _zero_times(
-        _restored(g, x, axis), softmax_in_the_limit(x, axis)
-    ),
-    "max": functools.partial(_pulled_extremum, torch.amax),
-    "min": functools.partial(_pulled_extremum, torch.amin),
-    "prod": _pulled_prod,
-}
-DEFAULT_AXIS = {"softmax": -1, "log_softmax": -1}
+# --- the tables -----------------------------------------------------------------------------------
 
 
 def missing():
