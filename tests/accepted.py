@@ -167,7 +167,8 @@ PARAMETERS: dict[str, Accepts] = {
     **dict.fromkeys(("EarlyStopping.patience", "EarlyStopping.monitor", "EarlyStopping.min_delta",
                      "EarlyStopping.mode", "EarlyStopping.restore_best"), anything),  # see `fit`
     **dict.fromkeys(("k1", "k2", "max_nodes"), integer),
-    "weight_decay.strength": finite, "accuracy.outputs": numbers, "fit.epochs": natural,
+    "weight_decay.strength": lambda x: finite(x) or (node(x) and np.size(x.data) == 1),
+    "accuracy.outputs": operand, "fit.epochs": natural,
     "streams.symbols": lambda x: isinstance(x, np.ndarray), "csv.classes": flag,
     "compile.function": either(none, function), "MLP.initializer": either(none, function),
     "cost.inputs": operand, "derive.symbols": either(none, mapping),

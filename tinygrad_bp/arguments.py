@@ -136,18 +136,16 @@ def fraction(x: Any, what: str, expected: str = "a number in [0, 1)") -> float:
 # --- other plain things -------------------------------------------------------------------------
 
 
-def flag(x: Any, what: str) -> bool:
+def flag(x: Any, what: str, expected: str = "True or False") -> bool:
     """True or False, also numpy's."""
     if not isinstance(x, bool) and type(x).__name__ != "bool":
-        raise _no_number(what, "True or False", x)
+        raise _no_number(what, expected, x)
     return bool(x)
 
 
 def flag_or_none(x: Any, what: str) -> bool | None:
     """True, False or None."""
-    if x is not None and not isinstance(x, bool):
-        raise _no_number(what, "True, False or None", x)
-    return x
+    return None if x is None else flag(x, what, "True, False or None")
 
 
 def text(x: Any, what: str) -> str:

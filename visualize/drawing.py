@@ -78,7 +78,7 @@ def draw(
         ImportError: the layout "dot" needs a package that is not installed.
     """
     _check_types(max_nodes, collapse, show)
-    flag_or_none(fold, "draw: fold")
+    fold = flag_or_none(fold, "draw: fold")
     flag(heat_maps, "draw: heat_maps")
     flag(strip, "draw: strip")
     _check_choice("layout", layout, LAYOUTS)

@@ -195,7 +195,7 @@ def cross_entropy(
         integer(ignore_index, "ignore_index")
     shape = _shape(o)
     if not isinstance(o, (Tensor, Values)) or not shape:
-        raise TypeError(f"o: expected a Tensor or Values of shape (..., K), got {_kind(o)}")
+        raise TypeError(f"o: expected a Tensor or Values of shape (..., K), got {shown(o)}")
     y, counted = _rows(o, y, ignore_index)
     if fraction(label_smoothing, "label_smoothing", "[0, 1)"):
         even = label_smoothing / shape[-1]
@@ -271,7 +271,7 @@ def weight_decay(parameters: Iterable[Any], strength: float) -> Any:
     listed = several(parameters, "parameters", "parameters")
     for p in listed:
         instance(p, "parameters", (Tensor, Values, Value), "Tensors or Values")
-    if not hasattr(type(strength), "_interpret"):  # else it is given at each call of a record
+    if not hasattr(type(strength), "_interpret") or _shape(strength):  # a node has no float yet
         strength = finite(strength, "strength")
     squares = [array_rules.sum(rules.square(p)) for p in listed if len(_shape(p)) >= 2]
     if not squares:
@@ -378,7 +378,3 @@ def _distributions(y: Any, what: str) -> Any:
 
 def _shape(x: Any) -> tuple[int, ...]:
     return tuple(getattr(x, "shape", ()))
-
-
-def _kind(x: Any) -> str:
-    return shown(x)
