@@ -18,7 +18,16 @@ VISUALIZE = Path(tinygrad_bp.visualize.__file__).parent
 LAYERS = [
     {"recording", "hooks", "interrupts", "text", "files", "arguments"},
     {"graph", "rules", "floats", "array_rules", "arrays"},
-    {"failures", "operators", "value", "numpy_protocol", "derivatives", "tensor", "scalars"},
+    {
+        "inputs",
+        "failures",
+        "operators",
+        "value",
+        "numpy_protocol",
+        "derivatives",
+        "tensor",
+        "scalars",
+    },
     {"differentiable", "series"},
     {
         "nn",

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp.arguments import out_of_range, shown
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.nn.module import Module, substituted
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.value import Value
 
 Leaf = Value | Tensor | Values

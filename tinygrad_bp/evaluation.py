@@ -27,6 +27,7 @@ from tinygrad_bp.containers import (
 )
 from tinygrad_bp.differentiable import link
 from tinygrad_bp.graph import Node, topological_order
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.interrupts import undone
 from tinygrad_bp.recording import enable_grad, is_grad_enabled
 from tinygrad_bp.scalars import Values
@@ -39,7 +40,7 @@ from tinygrad_bp.series import (
     new_tag,
     series,
 )
-from tinygrad_bp.tensor import Tensor, as_array, leaf_of
+from tinygrad_bp.tensor import Tensor, leaf_of
 from tinygrad_bp.value import Value
 
 Argnums = int | str | Sequence[int | str]

@@ -27,11 +27,12 @@ from tinygrad_bp.arguments import flag, is_integer, out_of_range, shown, text, w
 from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.failures import fail, mismatch
 from tinygrad_bp.graph import set_grad
+from tinygrad_bp.inputs import DEEPEST, as_array
 from tinygrad_bp.interrupts import Write, write
 from tinygrad_bp.numpy_protocol import array_function, array_ufunc
 from tinygrad_bp.operators import FunctionMethods
 from tinygrad_bp.rules import Rule
-from tinygrad_bp.tensor import DEEPEST, NO_MIX, Tensor, as_array
+from tinygrad_bp.tensor import NO_MIX, Tensor
 from tinygrad_bp.value import Value
 
 # The elements are Values, which numpy's types cannot say.

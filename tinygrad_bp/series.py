@@ -29,10 +29,11 @@ from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import read_only, widened
 from tinygrad_bp.differentiable import fitted, gradients_of, operations
 from tinygrad_bp.graph import UNTRACKED, Node, born
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, current_state, enable_grad, is_grad_enabled, resolve
 from tinygrad_bp.rules import Rule
-from tinygrad_bp.tensor import _EXPOSED, Tensor, as_array
+from tinygrad_bp.tensor import _EXPOSED, Tensor
 from tinygrad_bp.value import Value
 
 _tags = itertools.count(1)

@@ -25,6 +25,7 @@ from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet, read_only
 from tinygrad_bp.failures import fail, of_operand
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, backward, born, set_grad
+from tinygrad_bp.inputs import as_array, copied, frozen, is_foreign, typed
 from tinygrad_bp.interrupts import Write, commit_lock, write
 from tinygrad_bp.numpy_protocol import ArrayUfunc, array_function
 from tinygrad_bp.recording import (
@@ -51,10 +52,7 @@ del _freed
 _COUNTED = sys.version_info < (3, 14)  # later Pythons count references to locals otherwise
 
 _FLOAT64 = np.dtype(np.float64)
-_DTYPES = (np.dtype(np.float32), _FLOAT64)
 _NO_OPTIONS: dict[str, Any] = {}
-
-DEEPEST = 64  # axes that numpy can have
 
 NO_MIX = (
     "a Tensor and an array of Values do not mix: convert with tb.Tensor(values.data) or "
@@ -65,84 +63,6 @@ NO_MIX = (
 _PRIVATE = 0  # this Tensor alone
 _EXPOSED = 1  # the user too, who may write to it
 _RECORDED = 2  # a graph too, which must not see it change
-
-
-def as_array(x: Any, what: str, dtype: DTypeLike | None = None) -> Array:
-    """A private copy of `x` as float32 or float64; integers are promoted to float64.
-
-    Raises:
-        TypeError: x is not made of real numbers, or dtype is not float32 or float64.
-    """
-    if type(x) is np.ndarray and x.dtype in _DTYPES and (dtype is None or dtype is x.dtype):
-        try:
-            return x.copy()  # as most are
-        except MemoryError:
-            raise MemoryError(f"{what}: no memory to copy {shown(x)}") from None
-    if isinstance(x, Node):
-        raise TypeError(f"{what}: expected numbers, got a {type(x).__name__}; use its .data")
-    node = _node_in(x, what) if isinstance(x, (list, tuple)) else None
-    if node is not None:
-        raise TypeError(
-            f"{what}: expected numbers, got a {type(node).__name__} in a {type(x).__name__}; use "
-            "tb.stack(...) to join Tensors, and tb.values(...) for an array of Values"
-        )
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(
-            f"{what}: a masked array would lose its mask; fill it first, got {shown(x)}"
-        )
-    array = _copied(x, what)
-    kind = array.dtype.kind
-    if kind in "iu":
-        array = array.astype(np.float64)
-    elif kind != "f" or array.dtype.newbyteorder("=") not in _DTYPES:
-        hint = ""
-        if kind == "O":
-            hint = "; for an array of Values use tb.values(...) or tb.stack(...) on Tensors"
-        raise TypeError(
-            f"{what}: expected float32, float64 or integers, got {_name_of(x, array)}{hint}"
-        )
-    target = array.dtype.newbyteorder("=") if dtype is None else arrays.dtype_of(dtype)
-    return array.astype(target, order="C", copy=False)
-
-
-def _copied(x: Any, what: str) -> Array:
-    """What numpy makes of x, as a new array."""
-    if isinstance(x, np.ndarray) and x.dtype.kind not in "iuf":
-        return x  # refused in any case; a view of another's memory may be too large to copy
-    if getattr(x, "requires_grad", False) is True:
-        raise TypeError(
-            f"{what}: expected numbers, got {shown(x)} with a gradient of its own, which would be "
-            "lost: pass .detach().numpy()"
-        )
-    try:
-        if _is_foreign(x):
-            x = np.asarray(x)  # without `copy`, which PyTorch's does not know
-        return np.array(x)
-    except MemoryError:
-        raise MemoryError(f"{what}: no memory to copy {shown(x)}") from None
-    except Exception as error:  # whatever an object of another library may raise
-        if not isinstance(x, (list, tuple)):
-            raise TypeError(f"{what}: expected numbers, got {shown(x)}: {error!s:.100}") from None
-        raise ValueError(
-            f"{what}: expected numbers, in lists of one shape, got {shown(x)}"
-        ) from None
-
-
-def _node_in(x: Sequence[Any], what: str, depth: int = 0) -> Node | None:
-    """The first node in nested lists: numpy would take its number and lose its history."""
-    if depth > DEEPEST:
-        raise ValueError(f"{what}: expected lists at most {DEEPEST} deep, got {shown(x)}")
-    for element in x:
-        nested = isinstance(element, (list, tuple))
-        node = _node_in(element, what, depth + 1) if nested else element
-        if isinstance(node, Node):
-            return node
-    return None
-
-
-def _name_of(x: Any, array: Array) -> str:
-    kind = "" if isinstance(x, np.ndarray) else f"{type(x).__name__} that makes "
-    return type(x).__name__ if array.ndim == 0 else f"{kind}an array of {array.dtype}"
 
 
 # --- the interpreter ----------------------------------------------------------------------------
@@ -220,7 +140,7 @@ def _general(rule: Rule) -> Callable[..., Any]:
                 constants = True
                 data.append(_constant(x, rule.name, is_condition=partials[i] is None))
         if constants:
-            data = _typed(data, conditions)
+            data = typed(data, conditions)
             kept = _kept(operands, data)
         try:
             result = value(arrays, *data)
@@ -275,8 +195,8 @@ def _structural(rule: ArrayRule) -> Callable[..., Any]:
             kept = _kept(operands, data)
         try:
             if takes_sequence or parameters or options:
-                parameters = tuple(map(_frozen, parameters))
-                options = {name: _frozen(p) for name, p in options.items()}
+                parameters = tuple(map(frozen, parameters))
+                options = {name: frozen(p) for name, p in options.items()}
                 given = (data,) if takes_sequence else data
                 result = value(arrays, *given, *parameters, **options)
             else:
@@ -320,21 +240,6 @@ def _slots(operands: Sequence[Any], locals_: Sequence[Any]) -> tuple[Any, Any, A
         return operands[0], locals_[0], operands[1], locals_[1]
     pairs = tuple(zip(operands[1:], locals_[1:], strict=True))
     return operands[0], locals_[0], pairs, MORE
-
-
-def _typed(data: list[Any], conditions: Sequence[bool]) -> list[Any]:
-    """Numbers in the dtype of the arrays they meet, so that a float32 network stays one.
-
-    That of a condition says nothing.
-    """
-    dtype = None
-    for d, is_condition in zip(data, conditions, strict=True):
-        if type(d) is not float and d.dtype.kind == "f" and not is_condition:
-            if d.dtype == np.float64:
-                return data
-            dtype = d.dtype
-    with np.errstate(all="ignore"):
-        return [dtype.type(d) if dtype and type(d) is float else d for d in data]
 
 
 def _node(rule: Any, x: Any, dx: Any, y: Any, dy: Any, result: Any, scope: Scope) -> Tensor:
@@ -395,7 +300,7 @@ def _constant(x: Any, what: str, is_condition: bool = False) -> Any:
         return real(x, what)
     _plain(x, what)
     if is_condition:
-        condition = _copied(x, what)
+        condition = copied(x, what)
         if condition.dtype.kind not in "biuf" or isinstance(x, np.ma.MaskedArray):
             raise TypeError(f"{what}: expected a condition, got {shown(x)}")
         return condition != 0
@@ -408,28 +313,6 @@ def _array_of(x: Any, rule: ArrayRule, which: int) -> Array:
         return as_array(_plain(x, rule.name), rule.name)
     except (TypeError, ValueError) as error:
         raise of_operand(rule, which, error) from None
-
-
-_IMMUTABLE = {int, bool, float, str, type(None), slice}
-
-
-def _frozen(parameter: Any) -> Any:
-    """An argument that nobody else can change: arrays in it are copied."""
-    if type(parameter) in _IMMUTABLE:
-        return parameter
-    if isinstance(parameter, np.ndarray):
-        return parameter.copy()
-    if isinstance(parameter, (list, tuple)):
-        return type(parameter)(_frozen(p) for p in parameter)
-    if isinstance(parameter, Node):
-        raise TypeError(f"expected plain numbers, got a {type(parameter).__name__}; use its .data")
-    return _copied(parameter, "argument") if _is_foreign(parameter) else parameter
-
-
-def _is_foreign(x: Any) -> bool:
-    """Whether x is an array of another library."""
-    ours = hasattr(type(x), "_interpret") or isinstance(x, (np.ndarray, np.generic))
-    return hasattr(type(x), "__array__") and not ours
 
 
 _operations: dict[Rule | ArrayRule, Callable[..., Any]] = {}
@@ -455,7 +338,7 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
         if isinstance(y, Tensor):
             return _compared(compare, x._array, y._array)
         plain = (int, float, np.number, np.ndarray, list, tuple)
-        numeric = isinstance(_plain(y, "comparison"), plain) or _is_foreign(y)
+        numeric = isinstance(_plain(y, "comparison"), plain) or is_foreign(y)
         if not numeric or isinstance(y, bool):
             return NotImplemented
         return _compared(compare, x._array, _constant(y, "comparison"))

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from tinygrad_bp.arguments import flag
 from tinygrad_bp.arrays import dtype_of, integers
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.feedforward import check_features, check_sizes
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.tensor import Tensor
 
 
 class Embedding(Module):

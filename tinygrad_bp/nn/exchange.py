@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp.arguments import instance, mapping
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.nn.attention import MultiHeadAttention
 from tinygrad_bp.nn.embedding import Embedding
 from tinygrad_bp.nn.feedforward import MLP, Linear, Sequential
@@ -23,7 +24,6 @@ from tinygrad_bp.nn.normalization import LayerNorm
 from tinygrad_bp.nn.recurrent import GRUCell, LSTMCell, RNNCell
 from tinygrad_bp.nn.sequences import RecurrentLayer
 from tinygrad_bp.nn.transformer import TransformerBlock
-from tinygrad_bp.tensor import as_array
 
 State = dict[str, NDArray[Any]]
 Out = Callable[[Any], State]

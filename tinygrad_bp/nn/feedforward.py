@@ -14,11 +14,12 @@ import numpy as np
 from tinygrad_bp import rules
 from tinygrad_bp.arguments import count, flag, function, out_of_range, several, shown, wrong_kind
 from tinygrad_bp.array_rules import linear, log_softmax, softmax
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module, named
 from tinygrad_bp.recording import call_in_scope
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.tensor import Tensor
 
 Activation = Callable[[Any], Any]
 

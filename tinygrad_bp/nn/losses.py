@@ -32,8 +32,9 @@ from tinygrad_bp.arguments import (
     shown,
     wrong_kind,
 )
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.value import Value
 
 Reduction = Literal["mean", "sum", "none"]

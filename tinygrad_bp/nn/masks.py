@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tinygrad_bp.arguments import count, instance, out_of_range, real, several, shown, wrong_kind
 from tinygrad_bp.arrays import integers
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.rules import where
-from tinygrad_bp.tensor import as_array
 
 Mask = NDArray[np.bool_]
 

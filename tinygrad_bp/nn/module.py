@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinygrad_bp.arguments import flag, mapping, wrong_kind
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.interrupts import write
 from tinygrad_bp.recording import call_in_scope
 from tinygrad_bp.scalars import Values, values
-from tinygrad_bp.tensor import NO_MIX, Tensor, as_array
+from tinygrad_bp.tensor import NO_MIX, Tensor
 from tinygrad_bp.text import clean
 from tinygrad_bp.value import Value
 

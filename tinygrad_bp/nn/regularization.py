@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tinygrad_bp.arguments import fraction, wrong_kind
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.nn import init
 from tinygrad_bp.nn.module import Module, named
-from tinygrad_bp.tensor import as_array
 
 
 class Dropout(Module):

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinygrad_bp.arguments import at_least_zero, fraction, out_of_range, several, wrong_kind
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.interrupts import Write, write
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.value import Value
 
 Group = dict[str, Any]

@@ -10,11 +10,12 @@ import numpy as np
 from tinygrad_bp.arguments import out_of_range
 from tinygrad_bp.containers import elements_of, leaves_of, shaped
 from tinygrad_bp.hooks import hooks_of
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.replay.surroundings import Surroundings
 from tinygrad_bp.replay.tracing import is_traced
 from tinygrad_bp.scalars import Values, values
-from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.value import Value
 
 Kind = Literal["scalar", "array"]

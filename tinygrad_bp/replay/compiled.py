@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tinygrad_bp.arguments import choice, count, flag, integer, out_of_range, several, wrong_kind
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.interrupts import undone
 from tinygrad_bp.recording import current_state, observers_of
 from tinygrad_bp.replay.arguments import KEPT, Given, Parameters, put, put_rows
@@ -19,7 +20,6 @@ from tinygrad_bp.replay.program import Program
 from tinygrad_bp.replay.recorded import Engine, Gradient, Mode, Recording
 from tinygrad_bp.replay.recorder import Recorder
 from tinygrad_bp.replay.surroundings import Surroundings
-from tinygrad_bp.tensor import as_array
 
 OnBranch = Literal["record", "raise"]
 Outcome = tuple[Recording, list[Any], list[Any]]  # the record, its results, its gradients

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinygrad_bp.inputs import frozen
 from tinygrad_bp.replay.program import DRAWS, Draw
 from tinygrad_bp.replay.recorder import Recorder
 from tinygrad_bp.replay.tracing import is_traced
-from tinygrad_bp.tensor import _frozen as frozen
 
 _T = TypeVar("_T")
 

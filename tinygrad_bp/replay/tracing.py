@@ -19,6 +19,7 @@ from tinygrad_bp.array_rules import ArrayRule
 from tinygrad_bp.derivatives import Elementwise, Structural, quiet
 from tinygrad_bp.failures import fail, of_operand
 from tinygrad_bp.graph import MORE, UNTRACKED, Node, born
+from tinygrad_bp.inputs import as_array, frozen, typed
 from tinygrad_bp.operators import ArrayByRules, ByRules
 from tinygrad_bp.recording import ROOT, current_state, resolve
 from tinygrad_bp.replay import program as tape
@@ -26,7 +27,7 @@ from tinygrad_bp.replay.program import Details, Placeholder
 from tinygrad_bp.rules import Rule
 from tinygrad_bp.scalars import Values
 from tinygrad_bp.series import SeriesTensor, SeriesValue
-from tinygrad_bp.tensor import _EXPOSED, Tensor, _frozen as frozen, _typed as typed, as_array
+from tinygrad_bp.tensor import _EXPOSED, Tensor
 from tinygrad_bp.value import Value
 
 if TYPE_CHECKING:

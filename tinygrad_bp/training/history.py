@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from tinygrad_bp.arguments import out_of_range, real
 from tinygrad_bp.arrays import integers
+from tinygrad_bp.inputs import as_array
 from tinygrad_bp.scalars import Values
-from tinygrad_bp.tensor import Tensor, as_array
+from tinygrad_bp.tensor import Tensor
 from tinygrad_bp.text import clean
 
 
