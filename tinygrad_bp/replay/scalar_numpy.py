@@ -532,7 +532,7 @@ class Runner:
 def _block(instructions: int, rows: int) -> int:
     """How many rows to run at once: what a cache holds, or few where the calls are what costs."""
     fast, large = ((1 << bits) // max(instructions, 1) for bits in (18, 24))
-    return min(rows, max(1, min(1024, fast), min(16, large)))
+    return max(1, min(rows, max(min(1024, fast), min(16, large))))
 
 
 def table(inputs: Any, n: int) -> tuple[Floats, list[tuple[int, Floats]], int]:
