@@ -281,7 +281,7 @@ def test_a_process_with_little_memory():
 # --- a million operations -----------------------------------------------------------------------
 
 DEEP = 1_000_000 if LONG else 50_000
-LESS = DEEP if LONG else 10_000  # of what takes more time
+LESS = DEEP if LONG else 5_000  # of what takes more time
 
 
 def in_small_stack(work):
