@@ -8,6 +8,7 @@ import gc
 import itertools
 import math
 import weakref
+from collections import Counter
 
 import mpmath
 import numpy as np
@@ -22,6 +23,8 @@ from test_series import cauchy, directions_of, every_case, floats_of, inside, ra
 
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, differentiable, nn
+from tinygrad_bp.array_rules import ARRAY_RULES
+from tinygrad_bp.graph import Node
 from tinygrad_bp.rules import RULES
 
 KINDS = pytest.mark.parametrize("kind", [float, np.array], ids=["Value", "Tensor"])
@@ -805,3 +808,22 @@ def test_a_rule_of_ones_own_is_differentiated_twice():
 
 def cube(m, x):
     return x * x * x
+
+
+def test_an_operation_with_many_operands_is_read_as_often_as_one_with_few(monkeypatch):
+    """Otherwise recording an unrolled network takes as long as the square of its length."""
+    asked, operands = Counter(), Node.operands.fget
+
+    def counted(node):
+        asked[node.rule] += 1
+        return operands(node)
+
+    monkeypatch.setattr(Node, "operands", property(counted))
+
+    def reads(n):
+        asked.clear()
+        f = tb.grad(lambda x: tb.stack([x * float(k) for k in range(n)]).sum(), create_graph=True)
+        assert f(Tensor(1.0)).data == n * (n - 1) / 2
+        return asked[ARRAY_RULES["stack"]]
+
+    assert 0 < reads(4) == reads(40)

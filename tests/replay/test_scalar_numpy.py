@@ -372,3 +372,9 @@ def test_inputs_of_a_batch_must_fit(engine):
 
 def test_conditions_have_no_gradient():
     assert all(set(rule.partials) == {None} for rule in tape.CONDITIONS.values())
+
+
+def test_rows_at_once_are_what_a_cache_holds_or_16_of_a_long_program():
+    found = [scalar_numpy._block(n, 5000) for n in (10, 1000, 10**5, 10**6, 10**8)]
+    assert found == [1024, 262, 16, 16, 1]
+    assert scalar_numpy._block(10**5, 3) == 3

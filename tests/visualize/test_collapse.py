@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, nn
-from tinygrad_bp.visualize import draw
+from tinygrad_bp.visualize import building, draw
 from tinygrad_bp.visualize.building import Options, build, scene_of
 from tinygrad_bp.visualize.folding import numbered
 from tinygrad_bp.visualize.measures import label_size
@@ -341,3 +341,17 @@ def test_a_checkpointed_part_has_no_contribution_of_its_own():
     loss.backward()
     scene = scene_of(loss, show=("contribution",))
     assert [e.text for e in scene.edges] == ["", "", "1"]
+
+
+def test_of_a_very_large_graph_the_outermost_scopes_are_collapsed(monkeypatch):
+    monkeypatch.setattr(building, "SEARCH", 100)
+    x = tb.Value(0.5, "x")
+    y = x
+    with tb.scope("outer"):
+        for name in "abc":
+            with tb.scope(name):
+                for _ in range(50):
+                    y = y * x
+    drawing = draw(y * x, max_nodes=10)
+    assert "collapsed at depth 1" in drawing.scene.note
+    assert sorted(box.kind for box in drawing.scene.boxes) == ["group", "inner", "leaf"]
