@@ -691,10 +691,9 @@ class recording_by(_Block):
     def _observers(self, outer: tuple[Observer, ...]) -> tuple[Observer, ...]:
         return (*outer, self.recorder)
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is not None:
-            self.recorder.closed = True
-        super().__exit__(kind, error, trace)
+    def _leave(self) -> bool:
+        self.recorder.closed = True
+        return super()._leave()
 
 
 def input_like(recorder: Recorder, x: Any, dtype: Any = None) -> Any:
