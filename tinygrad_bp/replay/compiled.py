@@ -276,7 +276,7 @@ class Compiled:
         around: Any = self._around
         mine = {id(g) for g in given.generators}
         others = [g for g in around.generators if id(g) not in mine]
-        hidden = Hidden(others, around.names_random)
+        hidden = Hidden(others, any(x.names_random for x in (around, *given.known.values())))
         recording = Recording(
             *(self.f, self.argnums, mode, args, self.optimize, self.engine),
             given.generators,
