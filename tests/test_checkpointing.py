@@ -371,3 +371,17 @@ def test_a_constant_that_was_written_to_is_noticed_though_the_result_is_the_same
     c.data = c.data - 1.0
     y.backward(seed)
     assert np.array_equal(u.grad, 2.0 * before)
+
+
+def test_a_derivative_within_a_part_that_is_differentiated():
+    """A penalty on a gradient: Σ (3x²)², whose derivative is 36x³; and Hessians of x³ and Σ x⁴."""
+    x = np.array([0.5, -1.5])
+    penalty = checkpointed(lambda b: tb.sum(tb.grad(lambda c: tb.sum(c**3))(b) ** 2))
+    np.testing.assert_allclose(tb.grad(penalty)(x), 36.0 * x**3, rtol=1e-12)
+    slope = checkpointed(lambda b: tb.jvp(lambda c: tb.sum(c**4), b, np.ones(2))[1])
+    np.testing.assert_allclose(tb.grad(slope)(x), 12.0 * x**2, rtol=1e-12)
+    assert tb.grad(tb.grad(checkpointed(tb.grad(lambda c: c**3))))(2.0) == 6.0
+
+
+def checkpointed(f):
+    return lambda x: tb.checkpoint(f, x)

@@ -20,6 +20,7 @@ import numpy as np
 from tinygrad_bp.arguments import out_of_range, wrong_kind
 from tinygrad_bp.containers import like_elements
 from tinygrad_bp.differentiable import check_leaf_data
+from tinygrad_bp.evaluation import within
 from tinygrad_bp.graph import MORE, Node, Segment, born
 from tinygrad_bp.interrupts import undone
 from tinygrad_bp.nn.module import Module
@@ -142,7 +143,7 @@ class _Gradients(dict[int, Any]):
 class _Rerun(Segment):
     """A segment that is run again by calling its function."""
 
-    __slots__ = ("constants", "data", "drawn", "function", "leaves")
+    __slots__ = ("constants", "data", "derivative", "drawn", "function", "leaves")
 
     def __init__(
         self,
@@ -164,6 +165,7 @@ class _Rerun(Segment):
             )
         self.leaves = {node: _data(node) for node in outside if node.rule is None}
         self.constants = _constants(inside, since)
+        self.derivative = within.get()
         self._birth, self._grad, self._place, self.rule = born(), None, scope, RULE
         self.x = self.dx = None
         self.y, self.dy = tuple((node, _THROUGH) for node in outside), MORE
@@ -200,6 +202,16 @@ class _Rerun(Segment):
         _, results, (inside, _) = self.run_again()
         return inside, results
 
+    def _results(self) -> list[Any]:
+        """What the function returns now, for the derivative that it was called for then."""
+        outside = within.get()
+
+        def returned() -> list[Any]:
+            within.set(self.derivative)
+            return list(dict.fromkeys(_nodes(self.function())))
+
+        return undone(returned, lambda: within.set(outside))
+
     def run_again(self) -> tuple[int, list[Any], tuple[list[Node], list[Node]]]:
         """The number that the new nodes come after, the results computed anew, and their `_parts`.
 
@@ -209,7 +221,7 @@ class _Rerun(Segment):
         check_leaf_data(self.leaves)
         since = born()
         with resumed(self._place):  # type: ignore[arg-type]
-            results = _set_back(self.drawn, lambda: list(dict.fromkeys(_nodes(self.function()))))
+            results = _set_back(self.drawn, self._results)
         results = [node for node in results if node.requires_grad and node._birth > since]
         again = [_data(node) for node in results]
         parts = _parts(results, since)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tinygrad_bp.arguments import flag, flag_or_none, shown
+from tinygrad_bp.arguments import flag, flag_or_none, is_integer, shown
 from tinygrad_bp.graph import Node
 from tinygrad_bp.nn.module import Module
 from tinygrad_bp.replay import Compiled, Program
@@ -154,7 +154,7 @@ def _nodes_in(x: Any) -> list[Node]:
 
 
 def _check_types(max_nodes: Any, collapse: Any, show: Any) -> None:
-    if isinstance(max_nodes, bool) or not isinstance(max_nodes, int):
+    if not is_integer(max_nodes):
         raise TypeError(f"draw: max_nodes must be an int, got {type(max_nodes).__name__}")
     if max_nodes < 1:
         raise ValueError(f"draw: max_nodes must be at least 1, got {max_nodes}")

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tinygrad_bp.arguments import out_of_range
+from tinygrad_bp.arguments import is_integer, out_of_range
 from tinygrad_bp.graph import Node
 
 from .equations import text
@@ -118,7 +118,7 @@ def play(
     if not node.requires_grad:
         kind = type(node).__name__
         raise ValueError(f"play: node: this {kind} requires no gradient: it is a constant")
-    if isinstance(max_nodes, bool) or not isinstance(max_nodes, int):
+    if not is_integer(max_nodes):
         raise TypeError(f"play: max_nodes must be an int, got {type(max_nodes).__name__}")
     for name, given in (("title", title), ("theme", theme)):
         if not isinstance(given, str):

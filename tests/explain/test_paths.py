@@ -421,3 +421,8 @@ def test_too_many_paths_to_list():
         b = b + b
     with pytest.raises(ValueError, match="there are 1,048,576 paths, too many to list"):
         paths(b, a, None)
+
+
+def test_the_number_of_paths_may_be_numpys():
+    a = tb.Value(3.0)
+    assert len(paths(a * a, a, np.int64(1)).listed) == 1

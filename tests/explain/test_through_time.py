@@ -51,6 +51,8 @@ def test_e21_sums_of_the_table(network):
     table = through_time(losses, model.cell.W)
     assert model.cell.W.grad is None
     close(table.total, added(cells, lambda t, k: True))
+    chosen = [[t == k == 2 for k in range(1, TAU + 1)] for t in range(1, TAU + 1)]
+    close(table.sum(chosen), added(cells, lambda t, k: t == k == 2))  # a list will do
     total(losses).backward()
     close(table.total, model.cell.W.grad)
     for i in range(1, TAU + 1):

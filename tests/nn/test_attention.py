@@ -374,3 +374,10 @@ def test_values_must_be_as_many_as_keys():
     q, k, v = (tb.Tensor(np.ones(shape)) for shape in [(2, 3), (4, 3), (5, 3)])
     with pytest.raises(ValueError, match=r"S, d\) and v \(..., S, n\), got \(4, 3\) and \(5, 3\)"):
         nn.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize("kind", [np.array, list, tuple])
+def test_a_mask_may_be_a_list_or_a_tuple(kind):
+    x = tb.Tensor(np.ones((2, 3)))
+    weights = nn.attention_weights(x, x, mask=kind([kind([True, False]), kind([True, True])]))
+    np.testing.assert_array_equal(weights.data, [[1.0, 0.0], [0.5, 0.5]])

@@ -490,3 +490,29 @@ def test_draws_of_another_shape_are_found_out():
     program.draws = [Draw(0, "random", (4,))]
     with pytest.raises(ValueError, match="shape"):
         program.drawn(np.random.default_rng(0))
+
+
+class Drawing(nn.Module):
+    generator = np.random.default_rng(0)
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def forward(self, x):
+        return x * self.draw()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: np.random.rand(),
+        lambda: random.random(),
+        lambda: Drawing.generator.random(),
+    ],
+)
+@pytest.mark.parametrize("make", [Drawing, lambda draw: nn.Sequential(lambda x: x * draw())])
+def test_draws_in_a_module_from_what_is_no_argument_are_refused(make, draw):
+    """A record would give the numbers of its own run again and again."""
+    step, model = tb.compile(lambda m, x: m(x).sum()), make(draw)
+    with pytest.raises((TypeError, RuntimeError), match="random numbers"):
+        step(model, tb.Tensor([1.0, 2.0]))

@@ -3,6 +3,7 @@
 import functools
 import sys
 import types
+from collections import deque
 
 import numpy as np
 import pytest
@@ -313,3 +314,87 @@ def test_what_was_replaced_is_not_taken_for_what_is_new():
             model.activation = functools.partial(lambda k, x: x * k, float(k))
             model.forward = lambda x, m=model: m.activation(m.w * x).sum()
             assert step(model, X) == (np.array([1.0, 2.0, 3.0]) * X * k).sum()
+
+
+# --- what stands for functions, and where they are handed on ------------------------------------
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+
+class Reaching(nn.Module):
+    factor = 2.0
+
+    def __init__(self):
+        self.queue, self.slotted = deque([2.0]), Slotted()
+        self.slotted.factor = 2.0
+        self.w = Tensor([1.0, 2.0, 3.0])
+
+    @property
+    def by_property(self):
+        return SCALE
+
+    @staticmethod
+    def by_static():
+        return SCALE
+
+    @classmethod
+    def by_class(cls):
+        return SCALE
+
+
+class Called:
+    def __call__(self, x):
+        return x * SCALE
+
+
+REACHED = {
+    "attribute of a class": lambda m: m.factor,
+    "property": lambda m: m.by_property,
+    "static method": lambda m: m.by_static(),
+    "class method": lambda m: m.by_class(),
+    "deque": lambda m: m.queue[0],
+    "slots": lambda m: m.slotted.factor,
+}
+
+
+@pytest.mark.parametrize("reached", REACHED.values(), ids=list(REACHED))
+@pytest.mark.parametrize("how", ["captured", "argument"])
+def test_a_change_that_a_module_reaches_is_seen(reached, how, monkeypatch):
+    model = Reaching()
+    if how == "captured":
+        step = tb.compile(lambda x: (model.w * x * reached(model)).sum())
+        args = (X,)
+    else:
+        monkeypatch.setattr(Reaching, "forward", lambda m, x: (m.w * x * reached(m)).sum())
+        step = tb.compile(lambda m, x: m(x))
+        args = (model, X)
+    before = step(*args)
+    assert before == 2.0 * (model.w.data @ X) == step(*args)
+    assert step.recordings == 1
+    monkeypatch.setattr(Reaching, "factor", 5.0)
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 5.0)
+    model.queue[0] = model.slotted.factor = 5.0
+    assert step(*args) == 5.0 * (model.w.data @ X)
+
+
+@pytest.mark.parametrize("part", [lambda x: x * SCALE, Called()], ids=["function", "object"])
+@pytest.mark.parametrize("how", ["captured", "argument"])
+def test_a_function_in_a_module_of_ours_is_looked_into(part, how, monkeypatch):
+    model = nn.Sequential(part)
+    step = tb.compile((lambda x: model(x).sum()) if how == "captured" else lambda m, x: m(x).sum())
+    args = (Tensor(X),) if how == "captured" else (model, Tensor(X))
+    assert step(*args) == 2.0 * X.sum()
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 5.0)
+    assert step(*args) == 5.0 * X.sum()
+
+
+def test_a_leaf_that_a_function_in_a_module_reaches_may_be_replaced(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", Tensor(2.0))
+    model = nn.Sequential(lambda x: x * SCALE)
+    step = tb.compile(lambda m, x: m(x).sum())
+    for number in (2.0, 5.0):
+        monkeypatch.setattr(sys.modules[__name__], "SCALE", Tensor(number))
+        assert step.backward(model, Tensor(X)) == number * X.sum()
+        assert SCALE.grad == X.sum()

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextvars import copy_context
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, nn
 from tinygrad_bp.recording import ROOT, current_state
+from tinygrad_bp.replay.tracing import Recorder, recording_by
 
 ONES = np.ones(2)
 
@@ -556,3 +558,20 @@ def test_a_number_meets_an_array_of_values_as_without_recording(f, closed):
         assert got == expected
         np.testing.assert_array_equal(of[0], want[0])
         np.testing.assert_array_equal(of[1], want[1])
+
+
+def test_an_interrupt_leaves_no_recording_behind():
+    pytest.importorskip("ctypes", reason="raises signals through it")
+    import signals
+
+    def work():
+        with recording_by(Recorder("scalar")):
+            pass
+
+    def interrupted(at):
+        signals.run(work, at)
+        return current_state()
+
+    _, count = signals.run(work)
+    for at in range(1, count + 1):
+        assert copy_context().run(interrupted, at) is ROOT, at

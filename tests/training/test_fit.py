@@ -615,6 +615,30 @@ def test_a_record_with_dropout_leaves_out_what_the_model_would():
         np.testing.assert_allclose(found[name], x, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+def test_a_record_follows_what_a_callback_changes():
+    """The loss and a part of the model are handed on by functions of ours."""
+
+    def trained(compiled):
+        strength, scale = {"now": 1.0}, [1.0]
+        model = nn.Sequential(
+            nn.Linear(2, 3, rng=0), lambda x: x * scale[0], nn.Linear(3, 2, rng=1)
+        )
+
+        def loss(output, y):
+            return nn.cross_entropy(output, y) * strength["now"]
+
+        def change(run):
+            strength["now"] += 1.0
+            scale[0] *= 0.5
+
+        return fit(
+            model, problem(), loss, optim.SGD(model.parameters(), 0.1), epochs=3, rng=0,
+            batch_size=16, callbacks=[change], compiled=compiled,
+        )["loss"]  # fmt: skip
+
+    np.testing.assert_allclose(trained(True), trained(False), rtol=1e-12)
+
+
 def test_metrics_need_one_array_by_sample():
     class Transposed(nn.Module):
         def __init__(self):

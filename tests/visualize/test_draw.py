@@ -164,3 +164,9 @@ def test_other_processes_draw_the_same_bytes_without_graphviz(picture):
 
 def test_picture_is_made_of_text():
     assert Picture("<svg/>", "text").svg == "<svg/>"
+
+
+def test_numbers_and_truth_values_may_be_numpys():
+    x = Value(2.0, "x")
+    plain = draw(x * x, max_nodes=4, fold=False, strip=False)
+    assert draw(x * x, max_nodes=np.int64(4), fold=np.False_, strip=np.False_).text == plain.text

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_bp.arguments import flag_or_none, out_of_range
+from tinygrad_bp.arguments import flag_or_none, is_integer, out_of_range
 from tinygrad_bp.explain.naming import names_of
 from tinygrad_bp.explain.strongest import Edge, StrongestPaths, log10_of, product_of
 from tinygrad_bp.explain.tables import MOST_ROWS, Table
@@ -155,10 +155,10 @@ def paths(loss: Any, node: Any, top: int | None = 10, *, full: bool | None = Non
             there are more than 10,000.
     """
     root, targets = _scalar(loss, "loss"), _targets(node)
-    if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 1):
+    if top is not None and (not is_integer(top) or top < 1):
         raise out_of_range("top", "a positive integer or None", top)
     flag_or_none(full, "full")
-    top = None if top is None else min(top, sys.maxsize)
+    top = None if top is None else int(min(top, sys.maxsize))
     gradients = _gradients(root, targets)
     found = StrongestPaths(root, targets)
     count = sum(found.counts.values())

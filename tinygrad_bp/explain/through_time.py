@@ -22,6 +22,7 @@ from tinygrad_bp.explain.tables import Shown, Table
 from tinygrad_bp.explain.truncation import Truncation, blocks, sliding, updates
 from tinygrad_bp.explain.uses import uses_in
 from tinygrad_bp.graph import Node, sweep
+from tinygrad_bp.nn.masks import mask_of
 
 WIDEST = 12  # table that is shown cell by cell
 
@@ -128,8 +129,8 @@ class ThroughTime(OverTime):
     def sum(self, mask: Any) -> Array:
         """The sum of the cells where the mask is True; shape of the mask: (times, steps)."""
         expected = f"truth values of shape {self.norms.shape}"
-        given, mask = mask, np.asarray(mask) if isinstance(mask, np.ndarray) else np.array(None)
-        if mask.shape != self.norms.shape or mask.dtype != bool:
+        given, mask = mask, mask_of(mask)
+        if mask is None or mask.shape != self.norms.shape or mask.dtype != bool:
             raise out_of_range("mask", expected, given)
         upstream: dict[int, Any] = {}
         for row, kept in zip(self._rows, mask, strict=True):

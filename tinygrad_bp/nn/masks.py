@@ -121,7 +121,7 @@ def both(mask: Any, other: Mask | None) -> Mask | None:
     """
     if mask is None:
         return other
-    given, mask = mask, _of_list(mask)
+    given, mask = mask, mask_of(mask)
     if mask is None or mask.dtype != bool:
         kind = f"{mask.dtype} in a " if mask is not None else ""
         raise TypeError(
@@ -130,7 +130,7 @@ def both(mask: Any, other: Mask | None) -> Mask | None:
     return mask if other is None else mask & other  # type: ignore[no-any-return]
 
 
-def _of_list(mask: Any) -> NDArray[Any] | None:
+def mask_of(mask: Any) -> NDArray[Any] | None:
     """An array of what may be a mask; None for what is none."""
     try:
         return np.asarray(mask) if isinstance(mask, (np.ndarray, list, tuple)) else None

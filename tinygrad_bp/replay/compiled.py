@@ -41,10 +41,10 @@ def compile(
 
     Whatever else it reaches is a constant of the record, and looked at before each call: numbers,
     strings, functions, numpy arrays of up to 64 KiB, containers of up to 1000 of these, attributes
-    of Modules, in its cells, defaults and globals, and those of functions of the same package. If
-    they have changed, the function is recorded anew. A larger array is refused where it is used:
-    pass it as an argument. What else Python can read (files, the time, objects of other packages)
-    is not looked at.
+    of Modules, in its cells, defaults and globals, and those of functions, objects and classes of
+    the same package. If they have changed, the function is recorded anew. A larger array is refused
+    where it is used: pass it as an argument. What else Python can read (files, the time, caches,
+    objects of other packages) is not looked at.
 
     Random numbers are drawn at each call, from a `numpy.random.Generator` among the arguments or in
     a Module there, as the function would draw them. From one that is no argument they are refused.
@@ -276,7 +276,7 @@ class Compiled:
         around: Any = self._around
         mine = {id(g) for g in given.generators}
         others = [g for g in around.generators if id(g) not in mine]
-        hidden = Hidden(others, around.names_random)
+        hidden = Hidden(others, any(x.names_random for x in (around, *given.known.values())))
         recording = Recording(
             *(self.f, self.argnums, mode, args, self.optimize, self.engine),
             given.generators,

@@ -10,8 +10,16 @@ import functools
 import operator
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import (
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -25,6 +33,16 @@ LARGEST = 1 << 16  # bytes of an array that is compared at each call
 MOST = 1000  # elements of containers that are looked at
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+_CONTAINERS = (list, tuple, set, frozenset, deque)
+# What stands for functions, and of what else that is made.
+_WRAPPERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    MethodType: lambda x: (x.__func__, x.__self__),
+    functools.partial: lambda x: (x.func, x.args, x.keywords),
+    staticmethod: lambda x: (x.__func__,),
+    classmethod: lambda x: (x.__func__,),
+    property: lambda x: (x.fget,),
+    functools.cached_property: lambda x: (x.func,),
+}
 _ABSENT = object()
 
 
@@ -119,31 +137,30 @@ class Surroundings:
         elif isinstance(x, dict):
             self._parts += ("dict", *(k if isinstance(k, _PLAIN) else Same(k) for k in x))
             self._hold(x.values, x)
-        elif isinstance(x, (list, tuple, set, frozenset)):
+        elif isinstance(x, _CONTAINERS):
             self._parts += (type(x), len(x))
             self._hold(lambda: x, x)
         elif isinstance(x, FunctionType):
-            self._function(x)
-        elif isinstance(x, MethodType):
-            self._remember(x.__func__)
-            self._remember(x.__self__)
-        elif isinstance(x, functools.partial):
-            for part in (x.func, x.args, x.keywords):
+            self._within(x, self._function)
+        elif type(x) in _WRAPPERS:
+            for part in _WRAPPERS[type(x)](x):
                 self._remember(part)
-        elif isinstance(x, Module) or self._is_ours(x):
-            self._parts.append(type(x))
-            self._hold(vars(x).values, x)
-            for base in filter(self._follows, type(x).__mro__):
-                for part in vars(base).values():
-                    if isinstance(part, FunctionType):
-                        self._remember(part)
+        elif isinstance(x, (Module, SimpleNamespace)) or self._follows(type(x)):
+            self._within(x, self._object)
         elif callable(x):
             self._parts.append(Same(x))
+
+    def _within(self, x: Any, look_into: Callable[[Any], None]) -> None:
+        """Follow what is of the package of x, unless it is ours, or another is followed already."""
+        outside = self.package
+        self.package = outside or _package_of(x)
+        look_into(x)
+        self.package = outside
 
     def _hold(self, read: Callable[[], Any], holder: Any) -> None:
         """Remember the parts of something; where there are very many, only the thing itself."""
         parts = list(read())
-        container = isinstance(holder, (dict, list, tuple, set, frozenset))
+        container = isinstance(holder, (dict, *_CONTAINERS))
         if not parts and not container:
             return  # and so it stays
         if container and self._looked_at + len(parts) > MOST:
@@ -164,25 +181,38 @@ class Surroundings:
             self._arrays.append((x, x.tobytes()))
             self._parts += (x.shape, x.dtype, self._arrays[-1][1])
 
-    def _is_ours(self, x: Any) -> bool:
-        """Whether x is an object of the function's own package, with attributes."""
-        return hasattr(x, "__dict__") and (isinstance(x, SimpleNamespace) or self._follows(type(x)))
+    def _object(self, x: Any) -> None:
+        """Attributes, those in slots too; and those of the classes that are of the same package."""
+        self._parts.append(type(x))
+        if hasattr(x, "__dict__"):
+            self._hold(vars(x).values, x)
+        for base in filter(self._follows, type(x).__mro__):
+            self._hold(functools.partial(_in_slots, x, base), x)
+            self._hold(functools.partial(_of_class, base), base)
 
     def _follows(self, x: Any) -> bool:
-        """Whether x is of the function's own package, and that is not ours."""
-        return self.package != "" and _package_of(x) == self.package
+        """Whether x is of the package that is followed, or the first that is not ours."""
+        package = _package_of(x)
+        return package != "" and self.package in ("", package)
 
     def _function(self, f: FunctionType) -> None:
         """Cells, defaults, and the globals that the code names; of the same package only."""
         self._parts.append(Same(f))
-        if not self._follows(f):
+        if self.package and not self._follows(f):
             return
-        cells, names = f.__closure__ or (), _names_in(f.__code__)
-        self.names_random |= "random" in names
+        captured, self.captured = self.captured, True  # leaves in there are no argument's
+        cells = f.__closure__ or ()
         self._hold(lambda: [_content(cell) for cell in cells], f)
+        if self.package:  # one of ours has at most a function of the user's in a cell
+            self._globals(f)
+        self.captured = captured
+
+    def _globals(self, f: FunctionType) -> None:
+        """Defaults, and what the code may read of its module, and of modules and classes there."""
+        names, known = _names_in(f.__code__), f.__globals__
+        self.names_random |= "random" in names
         for defaults in (f.__defaults__, f.__kwdefaults__):
             self._remember(defaults)
-        known = f.__globals__
         self._names_in(known, [n for n in names if not isinstance(known.get(n), ModuleType)])
         for x in map(known.get, names):
             if isinstance(x, (ModuleType, type)) and self._follows(x):
@@ -210,6 +240,17 @@ def _names_in(code: CodeType) -> list[str]:
     """The names of globals and attributes in a function, and in those defined in it."""
     inner = [name for c in code.co_consts if isinstance(c, CodeType) for name in _names_in(c)]
     return list(dict.fromkeys([*code.co_names, *inner]))
+
+
+def _of_class(base: type) -> list[Any]:
+    """Attributes of a class, without what Python notes there by itself, such as `__slotnames__`."""
+    return [x for k, x in vars(base).items() if k[:2] != "__" or isinstance(x, FunctionType)]
+
+
+def _in_slots(x: Any, base: type) -> list[Any]:
+    """What an object has in the slots of a class."""
+    slots = [name for name, d in vars(base).items() if isinstance(d, MemberDescriptorType)]
+    return [getattr(x, name, _ABSENT) for name in slots]
 
 
 def _content(cell: Any) -> Any:
