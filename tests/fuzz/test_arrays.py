@@ -226,6 +226,13 @@ def test_arrays_turned_in_memory_excuse_last_bits_alone(monkeypatch):
         arrays.check(TURNED, Counter())
 
 
+def test_a_single_element_may_lie_backwards():
+    steps = [("arctan", ~0), ("flip", 0, (0,)), ("cosh", 1), ("square", 1), ("square", 1)]
+    steps = [Step(name, (x,), *more) for name, x, *more in steps]
+    steps.append(Step("take_along_axis", (4,), ([-1, -1, 0], -1)))
+    arrays.check(Program(237146919, (Leaf((1,), (0.449,)),), tuple(steps)), Counter())
+
+
 def test_differences_of_terms_that_cancel():
     """x/x has the derivative 1e30 - 1e30, in which another of 1 is lost."""
     leaf = Leaf((2,), (0.394, 1e-30))
