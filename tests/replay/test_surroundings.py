@@ -398,3 +398,22 @@ def test_a_leaf_that_a_function_in_a_module_reaches_may_be_replaced(monkeypatch)
         monkeypatch.setattr(sys.modules[__name__], "SCALE", Tensor(number))
         assert step.backward(model, Tensor(X)) == number * X.sum()
         assert SCALE.grad == X.sum()
+
+
+class Derived(Reaching):
+    pass
+
+
+class Empty:
+    pass
+
+
+def test_attributes_that_come_later_are_seen():
+    model, empty = Derived(), Empty()
+    Derived.forward = lambda m, x: (m.w * x * m.factor * getattr(empty, "factor", 1.0)).sum()
+    step = tb.compile(lambda m, x: m(x))
+    assert step(model, X) == 2.0 * (model.w.data @ X)
+    Derived.factor = 5.0
+    assert step(model, X) == 5.0 * (model.w.data @ X)
+    empty.factor = 3.0
+    assert step(model, X) == 15.0 * (model.w.data @ X)

@@ -158,11 +158,14 @@ class Surroundings:
         self.package = outside
 
     def _hold(self, read: Callable[[], Any], holder: Any) -> None:
-        """Remember the parts of something; where there are very many, only the thing itself."""
+        """Remember the parts of something; where there are very many, only the thing itself.
+
+        Without a holder, their number stays as it is.
+        """
         parts = list(read())
         container = isinstance(holder, (dict, *_CONTAINERS))
-        if not parts and not container:
-            return  # and so it stays
+        if not parts and holder is None:
+            return
         if container and self._looked_at + len(parts) > MOST:
             self._parts.append(Same(holder))
             return
@@ -187,7 +190,7 @@ class Surroundings:
         if hasattr(x, "__dict__"):
             self._hold(vars(x).values, x)
         for base in filter(self._follows, type(x).__mro__):
-            self._hold(functools.partial(_in_slots, x, base), x)
+            self._hold(functools.partial(_in_slots, x, base), None)
             self._hold(functools.partial(_of_class, base), base)
 
     def _follows(self, x: Any) -> bool:
@@ -202,7 +205,7 @@ class Surroundings:
             return
         captured, self.captured = self.captured, True  # leaves in there are no argument's
         cells = f.__closure__ or ()
-        self._hold(lambda: [_content(cell) for cell in cells], f)
+        self._hold(lambda: [_content(cell) for cell in cells], None)
         if self.package:  # one of ours has at most a function of the user's in a cell
             self._globals(f)
         self.captured = captured
