@@ -305,3 +305,15 @@ def test_a_weight_may_be_an_input_of_a_compiled_function():
     compiled = tb.compile(lambda x, w: nn.squared_error(x, np.zeros(2), "sum", weight=w))
     for weights in (w, np.array([1.0, 0.0])):  # the second time it is replayed
         assert compiled(tb.Tensor(x), weights) == pytest.approx(0.5 * (x**2 @ weights))
+
+
+def test_smoothing_may_be_an_argument_of_a_compiled_function():
+    o, y = np.array([[1.0, -0.5, 2.0], [0.3, 0.2, 0.1]]), np.array([2, 0])
+    step = tb.compile(lambda o, s: nn.cross_entropy(o, y, label_smoothing=s), argnums=(0, 1))
+    log_p = o - np.log(np.exp(o).sum(-1, keepdims=True))
+    sharp, even = -log_p[[0, 1], y].mean(), -log_p.mean()
+    for s in (0.1, 0.0, 0.5):
+        value, (_, slope) = step.value_and_grad(o, s)
+        np.testing.assert_allclose(value, (1.0 - s) * sharp + s * even, rtol=1e-14)
+        np.testing.assert_allclose(slope, even - sharp, rtol=1e-12)
+    assert step.recordings == 1

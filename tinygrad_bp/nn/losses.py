@@ -183,7 +183,8 @@ def cross_entropy(
         reduction: over the samples.
         weight: a factor for each class, shape (K,): then `-Σ_i w_i y_i log ŷ_i`. A mean still
             divides by the number of samples (PyTorch's by the sum of the classes' weights).
-        label_smoothing: ε in [0, 1): each y becomes (1 - ε) y + ε/K (Szegedy et al. 2016).
+        label_smoothing: ε in [0, 1): each y becomes (1 - ε) y + ε/K (Szegedy et al. 2016). It may
+            be a node, such as an argument of a compiled function.
         ignore_index: samples of this class are left out, and not counted in a mean.
 
     Raises:
@@ -198,7 +199,8 @@ def cross_entropy(
     if not isinstance(o, (Tensor, Values)) or not shape:
         raise TypeError(f"o: expected a Tensor or Values of shape (..., K), got {shown(o)}")
     y, counted = _rows(o, y, ignore_index)
-    if fraction(label_smoothing, "label_smoothing", "[0, 1)"):
+    is_node = hasattr(type(label_smoothing), "_interpret")  # which has no float yet
+    if is_node or fraction(label_smoothing, "label_smoothing", "[0, 1)"):
         even = label_smoothing / shape[-1]
         y = (1.0 - label_smoothing) * y + (even if counted is None else even * counted)
     if weight is not None:
