@@ -1,6 +1,7 @@
 """What a function reaches beside its arguments is read, seen to have changed, or refused."""
 
 import functools
+import importlib
 import sys
 import types
 from collections import deque
@@ -417,3 +418,20 @@ def test_attributes_that_come_later_are_seen():
     assert step(model, X) == 5.0 * (model.w.data @ X)
     empty.factor = 3.0
     assert step(model, X) == 15.0 * (model.w.data @ X)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_files_beside_a_script_are_followed_and_installed_ones_are_not(
+    installed, tmp_path, monkeypatch
+):
+    folder = tmp_path / "site-packages" if installed else tmp_path
+    folder.mkdir(exist_ok=True)
+    name = f"settings_of_{'others' if installed else 'mine'}"
+    (folder / f"{name}.py").write_text("FACTOR = 2.0\n\n\ndef scaled(x):\n    return x * FACTOR\n")
+    monkeypatch.syspath_prepend(folder)
+    settings = importlib.import_module(name)
+    step = tb.compile(lambda x: settings.scaled(x) + 1.0)
+    assert step(3.0) == 7.0
+    settings.FACTOR = 10.0
+    assert step(3.0) == (7.0 if installed else 31.0)
+    monkeypatch.delitem(sys.modules, name)

@@ -10,7 +10,7 @@ import pytest
 import tinygrad_bp as tb
 from tinygrad_bp import Tensor, Value, nn
 from tinygrad_bp.recording import ROOT, current_state
-from tinygrad_bp.replay.tracing import Recorder, recording_by
+from tinygrad_bp.replay.recorder import Recorder, recording_by
 
 ONES = np.ones(2)
 

@@ -42,9 +42,9 @@ def compile(
     Whatever else it reaches is a constant of the record, and looked at before each call: numbers,
     strings, functions, numpy arrays of up to 64 KiB, containers of up to 1000 of these, attributes
     of Modules, in its cells, defaults and globals, and those of functions, objects and classes of
-    the same package. If they have changed, the function is recorded anew. A larger array is refused
-    where it is used: pass it as an argument. What else Python can read (files, the time, caches,
-    objects of other packages) is not looked at.
+    the same package (all files that are not installed are one). If they have changed, the function
+    is recorded anew. A larger array is refused where it is used: pass it as an argument. What else
+    Python can read (files, the time, caches, objects of other packages) is not looked at.
 
     Random numbers are drawn at each call, from a `numpy.random.Generator` among the arguments or in
     a Module there, as the function would draw them. From one that is no argument they are refused.

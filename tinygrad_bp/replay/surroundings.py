@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 from types import (
     CodeType,
     FunctionType,
@@ -228,14 +229,23 @@ class Surroundings:
 
 
 def _package_of(x: Any) -> str:
-    """The package that a function, a class or an object comes from; empty where it is ours."""
+    """The package that a function, a class or an object comes from; empty where it is ours.
+
+    What is not installed, such as the files of a project beside its script, is one package.
+    """
     while isinstance(x, (MethodType, functools.partial)):
         x = x.__func__ if isinstance(x, MethodType) else x.func
     name = x.__name__ if isinstance(x, ModuleType) else getattr(x, "__module__", "")
     package = str(name).partition(".")[0]
-    return "" if package in _NOT_FOLLOWED else package
+    if package in _NOT_FOLLOWED:
+        return ""
+    module = sys.modules.get(package)
+    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", [])]
+    installed = any(_INSTALLED.intersection(PurePath(place).parts) for place in places)
+    return package if installed else "__main__"
 
 
+_INSTALLED = {"site-packages", "dist-packages"}
 _NOT_FOLLOWED = {"tinygrad_bp", "numpy", *sys.stdlib_module_names} - {"__main__"}
 
 
