@@ -212,13 +212,13 @@ class Surroundings:
         self.captured = captured
 
     def _globals(self, f: FunctionType) -> None:
-        """Defaults, and what the code may read of its module, and of modules and classes there."""
+        """Defaults, and what the code may read of its module, and of modules and classes it has."""
         names, known = _names_in(f.__code__), f.__globals__
         self.names_random |= "random" in names
         for defaults in (f.__defaults__, f.__kwdefaults__):
             self._remember(defaults)
         self._names_in(known, [n for n in names if not isinstance(known.get(n), ModuleType)])
-        for x in map(known.get, names):
+        for x in [*map(known.get, names), *map(_content, f.__closure__ or ())]:
             if isinstance(x, (ModuleType, type)) and self._follows(x):
                 self._names_in(x.__dict__, names)
 
