@@ -150,6 +150,9 @@ def directions(program):
     ]
 
 
+NEAR = 1e-2  # some steps of the differences
+
+
 # Each operation on a path rounds some times, in both directions; a path has at most 12 + 3.
 PATH_ROUNDINGS = 2000
 
@@ -196,6 +199,18 @@ def _smooth_names():
     return elementwise | structural
 
 
+def _at_the_cut(program, results):
+    """Whether a step may lead over the cut of an arctan2, the half-axis where it jumps."""
+    leaves = tensors(program)
+    for step in program.steps:
+        if step.name == "arctan2":
+            operands = programs.operands_of(step, leaves, results)
+            x, y = (np.asarray(getattr(z, "_array", z)) for z in operands)
+            if np.any((np.abs(x) < NEAR) & (y < NEAR)):
+                return True
+    return False
+
+
 def _differences(program, results, gradients, v, allowed, tally):
     """Central differences, of the step for which two of them agree best.
 
@@ -209,6 +224,9 @@ def _differences(program, results, gradients, v, allowed, tally):
     large = max(np.abs(x).max(initial=0.0) for x in numbers)  # a step is lost beside such a leaf
     if large > 1e6 or any(leaf.dtype != "float64" for leaf in program.leaves):
         tally["skipped: differences, too large or float32"] += 1
+        return
+    if _at_the_cut(program, results):
+        tally["skipped: differences, at the cut of arctan2"] += 1
         return
     chosen = tracked(program)
     filled = _filled(gradients, program)

@@ -130,6 +130,13 @@ DIFFERENT = {
     "terms that meet": (MEETING, None),
     "a variance at infinity": (one("var", (1.0, inf, 2.0)), None),
     "absorbed": (one("logsumexp", (1e30, 1e30, 1.0), arguments=(0,)), None),
+    "a logarithm that cancels": (
+        one("logsumexp", (-8.216299057006836, -0.0002702109341043979), dtype="float32"), None,
+    ),
+    "log 2 that cancels": (
+        Program(3, (Leaf((1,), (-0.6931471824645996,), "float32"),),
+                (Step("logaddexp", (~0, ~0)),)), None,
+    ),
     "near 1": (one("arcsin", (1.0 - 1e-12, -1.0 + 1e-9)), None),
     "near -1": (one("arccos", (1.0 - 1e-12, -1.0 + 1e-9)), None),
 }  # fmt: skip
@@ -240,6 +247,17 @@ def test_differences_of_terms_that_cancel():
     tally = Counter()
     arrays.check(Program(50986020, (leaf,), steps), tally)
     assert tally["skipped: differences, terms that cancel"] == 1
+
+
+def test_differences_are_not_taken_over_a_cut():
+    leaves = (Leaf((2,), (0.0, 1.0)), Leaf((2,), (0.0, 0.5)))
+    steps = (Step("arctan2", (~0, ~0)), Step("multiply", (~1, 0)))
+    tally = Counter()
+    arrays.check(Program(54366093, leaves, steps), tally)
+    assert tally["skipped: differences, at the cut of arctan2"] == 1
+    leaves = (Leaf((2,), (0.1, 1.0)), *leaves[1:])
+    arrays.check(Program(54366093, leaves, steps), tally)
+    assert tally["differences"] == 1
 
 
 def test_nothing_is_made_of_what_is_too_large():

@@ -89,9 +89,9 @@ def _terms_of_log_softmax(step, x, z, a):
 def _terms_of_logsumexp(step, x, z, a):
     axis = step.arguments[0] if step.arguments else None
     shares = softmax(x, axis) * restored(a, x, axis) * (1.0 + _spread(x, axis))
-    # log(total) + peak: both count
+    # log(total) + peak: both count, and so does the rounding of the total, which is 1 or more
     peak = torch.amax(x, dim_of(x, axis), keepdim=True) if x.dim() else x
-    return z.abs() + peak.abs().reshape(z.shape), [shares]
+    return z.abs() + peak.abs().reshape(z.shape) + 1.0, [shares]
 
 
 def _plain(step, x, z, a):
@@ -132,6 +132,8 @@ class Asked:
             self.terms = self.z.detach().abs()
             if step.name in ("add", "subtract", "gelu", "silu", "elu"):
                 self.terms = sum(x.detach().abs() for x in self.leaves)
+            if step.name == "logaddexp":  # the larger, and at most log 2
+                self.terms = torch.maximum(*(x.detach() for x in self.leaves)).abs() + 0.7
         else:
             self.leaves = [x.detach().clone().requires_grad_() for x in xs]
             function = structural(step)
