@@ -5,6 +5,7 @@ import itertools
 import math
 import operator
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -676,3 +677,60 @@ def test_an_array_operation_on_a_number_says_so_also_while_recording():
         tb.norm(tb.Value(2.0))
     with pytest.raises(TypeError, match="norm works on arrays"):
         tb.compile(lambda x: tb.norm(x))(2.0)
+
+
+@pytest.mark.parametrize(("choose", "sign"), [(tb.max, 1.0), (tb.min, -1.0)])
+def test_the_largest_of_recorded_values_is_found_at_each_run(choose, sign):
+    """Equal ones share the gradient; a graph of the first run would know of one place only."""
+    step = tb.compile(lambda x: 2.0 * choose(x))
+    for given, value, gradient in [
+        ([1.0, 3.0, 3.0], 6.0, [0.0, 1.0, 1.0]),
+        ([5.0, 3.0, 4.0], 10.0, [2.0, 0.0, 0.0]),
+        ([1.5, 1.5, 1.5], 3.0, [2.0 / 3.0] * 3),
+    ]:
+        got, by = step.value_and_grad(values(sign * np.array(given)))
+        assert got == sign * value
+        np.testing.assert_allclose(by, gradient, rtol=1e-15)
+    assert step.recordings == 1
+
+
+@pytest.mark.parametrize("choose", [tb.max, tb.min])
+def test_nan_is_the_largest_and_the_smallest(choose):
+    """As numpy has it; and the gradient is that of the element which it is."""
+    v = values([1.0, nan, 3.0])
+    y = choose(v)
+    y.backward()
+    assert math.isnan(y.data)
+    assert [x.grad for x in v] == [None, 1.0, None]
+
+
+def test_a_condition_may_be_an_array_of_objects():
+    v = values([1.0, 2.0])
+    chosen = tb.where(np.array([True, False], object), v, 5.0)
+    assert chosen.data.tolist() == [1.0, 5.0]
+
+
+def nested(depth):
+    x = [Value(1.0)]
+    for _ in range(depth):
+        x = [x]
+    return x
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda v: values(nested(100)), ValueError, "values: expected lists at most 64 deep, got"),
+        (lambda v: v + v[:2], ValueError, "add: of shape (3,) and (2,): they do not broadcast"),
+        (lambda v: tb.where("a", v, v), TypeError, "where: expected a condition, got 'a'"),
+        (lambda v: tb.max(v[:0]), ValueError, "max: of shape (0,): an empty array of Values has"),
+        (
+            lambda v: tb.astype(v, np.float32),
+            TypeError,
+            "astype: Values are float64, and cannot become float32",
+        ),
+    ],
+)
+def test_what_is_said_of_arrays_that_do_not_fit(call, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        call(values([1.0, 2.0, 3.0]))
