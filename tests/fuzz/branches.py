@@ -22,6 +22,7 @@ import numpy as np
 import tinygrad_bp as tb
 from tinygrad_bp import nn
 
+CHUNK = 50  # of a few seconds
 MODEL = nn.MLP([4, 3, 4], ["tanh", "sigmoid"], rng=0)
 UNARY = [
     *(tb.tanh, tb.sigmoid, tb.relu, tb.sin, tb.absolute, tb.softplus, tb.negative, tb.square),
