@@ -47,9 +47,12 @@ def fail(
         error: what was raised.
     """
     told = _explained(rule, operands, parameters, options, error)
-    if told is error:
-        raise error  # with its cause, if it has one
-    raise told from None
+    try:
+        if told is error:
+            raise error  # with its cause, if it has one
+        raise told from None
+    finally:
+        del error, told  # which hold this frame, and with it the operands
 
 
 def _explained(

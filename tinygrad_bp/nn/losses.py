@@ -199,8 +199,7 @@ def cross_entropy(
     if not isinstance(o, (Tensor, Values)) or not shape:
         raise TypeError(f"o: expected a Tensor or Values of shape (..., K), got {shown(o)}")
     y, counted = _rows(o, y, ignore_index)
-    is_node = hasattr(type(label_smoothing), "_interpret")  # which has no float yet
-    if is_node or fraction(label_smoothing, "label_smoothing", "[0, 1)"):
+    if _is_single_node(label_smoothing) or fraction(label_smoothing, "label_smoothing", "[0, 1)"):
         even = label_smoothing / shape[-1]
         y = (1.0 - label_smoothing) * y + (even if counted is None else even * counted)
     if weight is not None:
@@ -274,7 +273,7 @@ def weight_decay(parameters: Iterable[Any], strength: float) -> Any:
     listed = several(parameters, "parameters", "parameters")
     for p in listed:
         instance(p, "parameters", (Tensor, Values, Value), "Tensors or Values")
-    if not hasattr(type(strength), "_interpret") or _shape(strength):  # a node has no float yet
+    if not _is_single_node(strength):
         strength = finite(strength, "strength")
     squares = [array_rules.sum(rules.square(p)) for p in listed if len(_shape(p)) >= 2]
     if not squares:
@@ -381,3 +380,8 @@ def _distributions(y: Any, what: str) -> Any:
 
 def _shape(x: Any) -> tuple[int, ...]:
     return tuple(getattr(x, "shape", ()))
+
+
+def _is_single_node(x: Any) -> bool:
+    """Whether x is a node of a single number, which has no float yet where it is recorded."""
+    return hasattr(type(x), "_interpret") and not _shape(x)
