@@ -316,7 +316,7 @@ class Calls:
             total = self.call(np.dot, _with_ones(x, axes[0], keepdims), {}, np.dot)
         else:
             return None
-        self.all[-1].transparent = True  # ones are not zero, and of two vectors nothing is left out
+        self.all[-1].transparent = True  # a dot product, or one with ones, leaves nothing out
         return total
 
     def ufunc(self, function: np.ufunc, *operands: Any) -> Any:
